@@ -1,0 +1,51 @@
+dataset_type = 'DubaiDataset'
+data_root = 'data_prep/sample/dubai'
+mean = [112.5, 115.1, 115.3]
+std = [83.0, 81.8, 84.8]
+data_preprocessor = dict(type='ViewsDataPreprocessor', mean=mean, std=std)
+train_pipeline = [
+    dict(type='SampleWindow', size=(256, 256)),
+    dict(type='ReadViews', fill=mean),
+    dict(type='FlipViews'),
+    dict(type='PhotoMetricViews'),
+    dict(type='PackViews')
+]
+test_pipeline = [
+    dict(type='ReadScene', num_bands=3),
+    dict(type='PackSegInputs')
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix=dict(
+            img_path='img_dir/train', seg_map_path='ann_dir/train'),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix=dict(img_path='img_dir/test', seg_map_path='ann_dir/test'),
+        test_mode=True,
+        pipeline=test_pipeline))
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix=dict(img_path='img_dir/test', seg_map_path='ann_dir/test'),
+        test_mode=True,
+        pipeline=test_pipeline))
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore'])
+test_evaluator = val_evaluator

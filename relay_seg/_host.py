@@ -1,0 +1,52 @@
+"""Is the host here, new enough and whole? Said before anything else fails."""
+from importlib import import_module
+
+INSTALL = (
+    'pip install "torch>=2.1,<2.13" "torchvision<0.28" '
+    '"onedl-mmengine>=0.10.12" "onedl-mmcv>=2.3.6" '
+    '"onedl-mmsegmentation>=1.4.2" "onedl-mmpretrain>=1.3.6" ftfy rasterio')
+
+#: Oldest version of each package, of the original or of OneDL, that works.
+OLDEST = {
+    'torch': (2, 1),
+    'torchvision': (0, 16),
+    'rasterio': (1, 3),
+    'ftfy': (6, 0),
+    'mmengine': (0, 10),
+    'mmcv': (2, 0),
+    'mmseg': (1, 2),
+    'mmpretrain': (1, 2),
+}
+
+
+def check_host() -> None:
+    """Import the packages this one stands on.
+
+    Raises:
+        ImportError: One is missing, too old or fails to import; the message
+            says which, why and what to install.
+    """
+    for name, oldest in OLDEST.items():
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            raise ImportError(f'relay_seg needs {error.name}, which is not '
+                              f'installed. Run: {INSTALL}') from error
+        except Exception as error:
+            raise ImportError(
+                f'relay_seg needs {name}, which is installed but does not '
+                f'import ({type(error).__name__}: {error}). Versions may not '
+                f'fit together. Run: {INSTALL}') from error
+        if version_of(module.__version__) < oldest:
+            raise ImportError(
+                f'relay_seg needs {name} {".".join(map(str, oldest))} or '
+                f'newer, found {module.__version__}. Run: {INSTALL}')
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Leading numbers of a version: '2.12.1+cu130' gives (2, 12)."""
+    numbers = []
+    for part in text.split('+')[0].split('.')[:2]:
+        digits = ''.join(c for c in part if c.isdigit())
+        numbers.append(int(digits or 0))
+    return tuple(numbers)

@@ -1,0 +1,160 @@
+"""What the relay backbones have in common: twins, relay tokens, freezing."""
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from torch import Tensor, nn
+
+from relay_seg.relay import FUSIONS
+from relay_seg.views import Views
+
+
+def find_arch(arch: str | Mapping, archs: Mapping[str, Mapping],
+              keys: Sequence[str]) -> Mapping:
+    """Settings of a named architecture, or of one given as a dict."""
+    settings = archs.get(arch.lower()) if isinstance(arch, str) else arch
+    if settings is None:
+        raise ValueError(f'arch={arch!r} is unknown; use one of '
+                         f'{sorted(archs)} or a dict with {sorted(keys)}.')
+    missing = set(keys) - set(settings)
+    if missing:
+        raise ValueError(f'arch misses {sorted(missing)}.')
+    return settings
+
+
+class RelayBackbone(BaseModule):
+    """Base of backbones that look at several views of one window.
+
+    Each view has a stem of its own (patch and position embedding); those of
+    the global views start as copies of the local ones. Everything after the
+    stems is shared. A subclass builds its modules under the host's names and
+    calls :meth:`_build_relay` at the end.
+
+    Args:
+        num_views: Views of a window, the local one included.
+        num_relay_tokens: R; 0 cuts the views off from each other.
+        fusion: How relay tokens meet the views, see
+            :func:`relay_seg.relay.relay_step`.
+        frozen_stages: Freezes the stems and what the host freezes with this
+            number. What relay adds is never frozen, since no plain
+            checkpoint holds it.
+        init_cfg: As in the host.
+    """
+
+    #: Local stem: attribute -> attribute of the copies for the global views.
+    stem = {'patch_embed': 'global_patch_embed'}
+
+    def __init__(self, num_views: int, num_relay_tokens: int, fusion: str,
+                 frozen_stages: int,
+                 init_cfg: dict | list | None) -> None:
+        super().__init__(init_cfg)
+        if fusion not in FUSIONS:
+            raise ValueError(f'fusion={fusion!r}; use one of {FUSIONS}.')
+        if num_views < 1 or num_relay_tokens < 0:
+            raise ValueError(
+                f'num_views={num_views} and num_relay_tokens='
+                f'{num_relay_tokens}; use at least 1 view and 0 tokens.')
+        self.num_views = num_views
+        self.num_relay_tokens = num_relay_tokens
+        self.fusion = fusion
+        self.frozen_stages = frozen_stages
+        self._register_load_state_dict_pre_hook(self._twin_missing_keys)
+
+    def _build_relay(self, embed_dims: int) -> None:
+        if self.num_relay_tokens:
+            self.relay_tokens = nn.Parameter(
+                torch.zeros(1, self.num_relay_tokens, embed_dims))
+            trunc_normal_(self.relay_tokens, std=0.02)
+        if self.num_views > 1:
+            for local, twins in self.stem.items():
+                copies = [
+                    deepcopy(getattr(self, local))
+                    for _ in range(self.num_views - 1)
+                ]
+                is_parameter = isinstance(copies[0], nn.Parameter)
+                as_list = nn.ParameterList if is_parameter else nn.ModuleList
+                setattr(self, twins, as_list(copies))
+        self.train()  # freezes before anybody wraps the parameters
+
+    def init_weights(self) -> None:
+        """Initialise as the host does, then make the stems alike.
+
+        Weights that ``init_cfg`` loads from a file stay as loaded; stems of
+        global views that the file does not hold are copies of its local one.
+        """
+        super().init_weights()
+        if self._loads_file():
+            return
+        self._init_tokens()
+        if self.num_views > 1:
+            for local, twins in self.stem.items():
+                source = getattr(self, local)
+                for twin in getattr(self, twins):
+                    _copy(source, twin)
+
+    def _init_tokens(self) -> None:
+        """Initialise parameters that no module of the host initialises."""
+        if self.num_relay_tokens:
+            trunc_normal_(self.relay_tokens, std=0.02)
+
+    def _loads_file(self) -> bool:
+        cfgs = self.init_cfg
+        cfgs = cfgs if isinstance(cfgs, list) else [cfgs]
+        return any(c is not None and c['type'] == 'Pretrained' for c in cfgs)
+
+    def _twin_missing_keys(self, state_dict: dict, prefix: str, *args) -> None:
+        """Give global views the local stem if the file has only that."""
+        for local, twins in self.stem.items():
+            found = [k for k in state_dict if k == prefix + local
+                     or k.startswith(f'{prefix}{local}.')]
+            for key in found:
+                rest = key[len(prefix + local):]
+                for i in range(self.num_views - 1):
+                    twin = f'{prefix}{twins}.{i}{rest}'
+                    state_dict.setdefault(twin, state_dict[key])
+
+    def _initial_relay(self, x: Tensor) -> Tensor:
+        """Relay tokens for a batch of image tokens (B, N, C): (B, R, C)."""
+        if self.num_relay_tokens:
+            return self.relay_tokens.expand(x.shape[0], -1, -1)
+        return x.new_zeros(x.shape[0], 0, x.shape[2])
+
+    def _check_views(self, views: Views, multiple: int) -> None:
+        if len(views) != self.num_views:
+            raise ValueError(
+                f'{type(self).__name__} has num_views={self.num_views} but '
+                f'got {len(views)} views; set num_views to 1 + the number of '
+                'context_factors.')
+        height, width = views[0].shape[-2:]
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f'views are {height} x {width} pixels, not a multiple of '
+                f'patch_size={multiple}; use a window of '
+                f'{max(height // multiple, 1) * multiple} x '
+                f'{max(width // multiple, 1) * multiple}.')
+        if any(view.shape != views[0].shape for view in views):
+            raise ValueError('views differ in shape: '
+                             f'{[tuple(view.shape) for view in views]}.')
+
+    def _frozen(self) -> list[nn.Module | nn.Parameter]:
+        """Parts that ``frozen_stages`` freezes."""
+        return []
+
+    def train(self, mode: bool = True) -> 'RelayBackbone':
+        super().train(mode)
+        for part in self._frozen():
+            part.requires_grad_(False)
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
+
+
+@torch.no_grad()
+def _copy(source: nn.Module | nn.Parameter,
+          target: nn.Module | nn.Parameter) -> None:
+    if isinstance(source, nn.Parameter):
+        target.copy_(source)
+    else:
+        target.load_state_dict(source.state_dict())

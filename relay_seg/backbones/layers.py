@@ -1,0 +1,20 @@
+"""Layers of the host that the backbones are composed of.
+
+The only place that imports them, so that a renamed host layer is mended here.
+"""
+from mmcv.cnn.bricks.transformer import PatchEmbed
+from mmpretrain.models.backbones.swin_transformer_v2 import (SwinBlockV2,
+                                                             SwinTransformerV2)
+from mmpretrain.models.backbones.vision_transformer import (
+    TransformerEncoderLayer, VisionTransformer)
+from mmpretrain.models.utils import (PatchMerging, ShiftWindowMSA,
+                                     build_norm_layer, resize_pos_embed)
+
+VIT_ARCHS = VisionTransformer.arch_zoo
+SWINV2_ARCHS = SwinTransformerV2.arch_zoo
+
+__all__ = [
+    'SWINV2_ARCHS', 'VIT_ARCHS', 'PatchEmbed', 'PatchMerging',
+    'ShiftWindowMSA', 'SwinBlockV2', 'TransformerEncoderLayer',
+    'build_norm_layer', 'resize_pos_embed'
+]

@@ -1,0 +1,219 @@
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+import torch.utils.checkpoint as cp
+from mmengine.model import ModuleList
+from mmengine.model.weight_init import trunc_normal_
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from relay_seg.relay import relay_step
+from relay_seg.views import Pyramid, Views
+
+from .base import RelayBackbone, find_arch
+from .layers import (VIT_ARCHS, PatchEmbed, TransformerEncoderLayer,
+                     build_norm_layer, resize_pos_embed)
+
+
+@MODELS.register_module()
+class RelayViT(RelayBackbone):
+    """Vision Transformer with relay tokens between the views of a window.
+
+    Relay tokens stand before the image tokens and take part in full
+    self-attention (Relay Tokens, TMLR 2026, arXiv 2601.05927). Layers and
+    parameter names are those of ``mmpretrain.VisionTransformer`` without
+    class token; without relay tokens so are the values.
+
+    Args:
+        arch: Name ('deit-tiny', 'deit-small', 'deit-base', ...) or a dict
+            with embed_dims, num_layers, num_heads, feedforward_channels.
+        img_size: Window side or (height, width) in pixels that the position
+            embedding is made for; others work, it is resized.
+        patch_size: Side of a patch in pixels.
+        in_channels: Bands.
+        out_indices: Layers that give a feature map; negative ones count from
+            the last.
+        drop_rate: Dropout in the stem, the projections and the MLPs.
+        drop_path_rate: Stochastic depth of the last layer; rises from 0.
+        qkv_bias: Bias of queries, keys and values.
+        norm_cfg: Norm layers.
+        final_norm: Whether a norm follows the last layer, for all views.
+        frozen_stages: Layers to freeze, with the stems; -1 for none.
+        interpolate_mode: How position embeddings are resized.
+        layer_scale_init_value: LayerScale if above 0 (DeiT-III).
+        patch_cfg: More arguments of the patch embedding.
+        layer_cfgs: More arguments of all layers, or one dict for each.
+        with_cp: Activation checkpointing: less memory, one more forward.
+        num_views: Views of a window, the local one included.
+        num_relay_tokens: R.
+        fusion: 'sequential' or 'mean', see
+            :func:`relay_seg.relay.relay_step`.
+        init_cfg: As in the host.
+    """
+
+    stem = {'patch_embed': 'global_patch_embed',
+            'pos_embed': 'global_pos_embed'}
+
+    def __init__(self,
+                 arch: str | Mapping = 'deit-small',
+                 img_size: int | tuple[int, int] = 224,
+                 patch_size: int = 16,
+                 in_channels: int = 3,
+                 out_indices: int | Sequence[int] = -1,
+                 drop_rate: float = 0.,
+                 drop_path_rate: float = 0.,
+                 qkv_bias: bool = True,
+                 norm_cfg: dict = dict(type='LN', eps=1e-6),
+                 final_norm: bool = True,
+                 frozen_stages: int = -1,
+                 interpolate_mode: str = 'bicubic',
+                 layer_scale_init_value: float = 0.,
+                 patch_cfg: dict = dict(),
+                 layer_cfgs: dict | Sequence[dict] = dict(),
+                 with_cp: bool = False,
+                 num_views: int = 2,
+                 num_relay_tokens: int = 4,
+                 fusion: str = 'sequential',
+                 init_cfg: dict | list | None = None) -> None:
+        super().__init__(num_views, num_relay_tokens, fusion, frozen_stages,
+                         init_cfg)
+        settings = find_arch(
+            arch, VIT_ARCHS,
+            ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels'))
+        self.embed_dims = settings['embed_dims']
+        self.num_layers = settings['num_layers']
+        self.patch_size = patch_size
+        self.interpolate_mode = interpolate_mode
+        self.final_norm = final_norm
+        self.with_cp = with_cp
+
+        if isinstance(out_indices, int):
+            out_indices = [out_indices]
+        self.out_indices = tuple(i % self.num_layers for i in out_indices
+                                 if -self.num_layers <= i < self.num_layers)
+        if len(self.out_indices) != len(out_indices):
+            raise ValueError(f'out_indices={list(out_indices)} names a layer '
+                             f'that is not among the {self.num_layers}.')
+
+        self.patch_embed = PatchEmbed(
+            **dict(
+                in_channels=in_channels,
+                input_size=img_size,
+                embed_dims=self.embed_dims,
+                conv_type='Conv2d',
+                kernel_size=patch_size,
+                stride=patch_size) | patch_cfg)
+        self.patch_resolution = self.patch_embed.init_out_size
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, int(np.prod(self.patch_resolution)),
+                        self.embed_dims))
+        self.drop_after_pos = nn.Dropout(drop_rate)
+
+        if isinstance(layer_cfgs, Mapping):
+            layer_cfgs = [layer_cfgs] * self.num_layers
+        drop_path = np.linspace(0, drop_path_rate, self.num_layers)
+        self.layers = ModuleList([
+            TransformerEncoderLayer(
+                **dict(
+                    embed_dims=self.embed_dims,
+                    num_heads=settings['num_heads'],
+                    feedforward_channels=settings['feedforward_channels'],
+                    layer_scale_init_value=layer_scale_init_value,
+                    drop_rate=drop_rate,
+                    drop_path_rate=drop_path[i],
+                    qkv_bias=qkv_bias,
+                    norm_cfg=norm_cfg) | layer_cfgs[i])
+            for i in range(self.num_layers)
+        ])
+        if final_norm:
+            self.ln1 = build_norm_layer(norm_cfg, self.embed_dims)
+
+        self._build_relay(self.embed_dims)
+        self._register_load_state_dict_pre_hook(self._fit_pos_embed)
+
+    def forward(self, views: Views) -> tuple[Pyramid, ...]:
+        """Feature maps of every view.
+
+        Args:
+            views: Views of a batch of windows, local first, all
+                (B, in_channels, H, W); H and W are multiples of the patch.
+
+        Returns:
+            One pyramid for each view: for each of ``out_indices`` a map
+            (B, embed_dims, H / patch, W / patch).
+        """
+        self._check_views(views, self.patch_size)
+        branches, shape = self._embed(views)
+        relay = self._initial_relay(branches[0])
+        pyramids = [[] for _ in views]
+        for i, layer in enumerate(self.layers):
+            block = partial(self._block, layer)
+            branches, relay = relay_step(block, branches, relay, self.fusion)
+            if i == self.num_layers - 1 and self.final_norm:
+                branches = tuple(self.ln1(x) for x in branches)
+            if i in self.out_indices:
+                for pyramid, x in zip(pyramids, branches):
+                    pyramid.append(x.mT.unflatten(2, shape))  # (B, C, h, w)
+        return tuple(map(tuple, pyramids))
+
+    def _embed(self, views: Views) -> tuple[tuple[Tensor, ...], tuple]:
+        patch_embeds = [self.patch_embed]
+        pos_embeds = [self.pos_embed]
+        if self.num_views > 1:
+            patch_embeds += self.global_patch_embed
+            pos_embeds += self.global_pos_embed
+        branches = []
+        for view, patch_embed, pos in zip(views, patch_embeds, pos_embeds):
+            x, shape = patch_embed(view)  # (B, h*w, C)
+            x = x + resize_pos_embed(pos, self.patch_resolution, shape,
+                                     self.interpolate_mode, 0)
+            branches.append(self.drop_after_pos(x))
+        return tuple(branches), shape
+
+    def _block(self, layer: nn.Module, x: Tensor,
+               relay: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = torch.cat((relay, x), dim=1)  # (B, R + N, C)
+        if self.with_cp and self.training:
+            tokens = cp.checkpoint(layer, tokens, use_reentrant=False)
+        else:
+            tokens = layer(tokens)
+        n = relay.shape[1]
+        return tokens[:, n:], tokens[:, :n]
+
+    def _init_tokens(self) -> None:
+        super()._init_tokens()
+        trunc_normal_(self.pos_embed, std=0.02)
+
+    def _frozen(self) -> list[nn.Module | nn.Parameter]:
+        if self.frozen_stages < 0:
+            return []
+        parts = [self.patch_embed, self.pos_embed, self.drop_after_pos]
+        if self.num_views > 1:
+            parts += [*self.global_patch_embed, *self.global_pos_embed]
+        parts += self.layers[:self.frozen_stages]
+        if self.frozen_stages == self.num_layers and self.final_norm:
+            parts.append(self.ln1)
+        return parts
+
+    def _fit_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
+        """Resize loaded position embeddings, of square maps, to this size.
+
+        A first row more than a square has is that of a class token, which
+        this model does not have.
+        """
+        length = self.pos_embed.shape[1]
+        for key in state_dict:
+            if not key.startswith((f'{prefix}pos_embed',
+                                   f'{prefix}global_pos_embed')):
+                continue
+            pos = state_dict[key]
+            side = int(pos.shape[1]**0.5)
+            if pos.shape[1] == length + 1 or pos.shape[1] == side**2 + 1:
+                pos = pos[:, 1:]
+            if pos.shape[1] != length:
+                pos = resize_pos_embed(pos, (side, side),
+                                       self.patch_resolution,
+                                       self.interpolate_mode, 0)
+            state_dict[key] = pos

@@ -1,0 +1,59 @@
+"""Class ids in files to class ids of a model."""
+from collections.abc import Mapping
+
+import numpy as np
+
+IGNORE = 255
+UNKNOWN = -1
+
+
+def label_lookup(num_classes: int, label_map: Mapping[int, int] | None,
+                 reduce_zero_label: bool) -> np.ndarray:
+    """Table from an id in a label file to an id of the model.
+
+    Args:
+        num_classes: Classes of the model.
+        label_map: Old to new ids, where a data set is used with a subset of
+            its classes, as in the host.
+        reduce_zero_label: Id 0 is ignored and the others move down by one,
+            as in the host, before ``label_map``.
+
+    Returns:
+        256 entries, int16; -1 for ids that nobody knows, 255 for ignored.
+    """
+    ids = label_map or {i: i for i in range(num_classes)}
+    table = np.full(256, UNKNOWN, dtype=np.int16)
+    for old, new in ids.items():
+        table[old + reduce_zero_label] = new
+    if reduce_zero_label:
+        table[0] = IGNORE
+    table[IGNORE] = IGNORE
+    return table
+
+
+def map_labels(label: np.ndarray, lookup: np.ndarray,
+               path: str) -> np.ndarray:
+    """Apply a table to a label.
+
+    Args:
+        label: Ids as in the file, any shape.
+        lookup: See :func:`label_lookup`.
+        path: The file, for the message.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        ValueError: The label holds an id that the table does not know.
+    """
+    if label.dtype != np.uint8 and ((label < 0) | (label > 255)).any():
+        raise ValueError(f'{path} holds ids from {label.min()} to '
+                         f'{label.max()}; labels are class ids from 0 to 254 '
+                         'and 255 for ignored.')
+    mapped = lookup[label.astype(np.uint8, copy=False)]
+    if mapped.min(initial=0) == UNKNOWN:
+        ids = np.unique(label[mapped == UNKNOWN]).tolist()
+        known = np.flatnonzero(lookup != UNKNOWN).tolist()
+        raise ValueError(f'{path} holds ids {ids} but only {known} are known; '
+                         'mend the label, or the classes of the data set.')
+    return mapped.astype(np.uint8)

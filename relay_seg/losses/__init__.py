@@ -1,0 +1,3 @@
+from .global_view import AgreementLoss, GlobalViewLoss
+
+__all__ = ['AgreementLoss', 'GlobalViewLoss']

@@ -1,0 +1,122 @@
+"""Losses that train the global branch and tie it to the local one."""
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from relay_seg.views import area_mean, center
+
+IGNORE = 255
+
+
+def soft_labels(label: Tensor, num_classes: int, factor: int, *,
+                dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Share of each class under each pixel of a global view.
+
+    Args:
+        label: Class ids in native pixels, (B, k*H, k*W); 255 is ignored.
+        num_classes: C.
+        factor: k.
+        dtype: Type of the shares.
+
+    Returns:
+        Shares, (B, C, H, W), that sum to one where no pixel is ignored, and
+        a mask (B, H, W) of these places.
+    """
+    shares = [area_mean((label == i).to(dtype), factor)
+              for i in range(num_classes)]
+    valid = area_mean((label == IGNORE).to(dtype), factor) == 0
+    return torch.stack(shares, dim=1), valid
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy against class shares: (B, C, H, W) twice to (B, H, W)."""
+    return -(target * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def masked_mean(values: Tensor, mask: Tensor, over_all: bool) -> Tensor:
+    """Sum of the valid values over their number, or over that of all.
+
+    Zero if nothing is valid.
+    """
+    count = mask.numel() if over_all else mask.sum().clamp(min=1)
+    return values.where(mask, 0).sum() / count
+
+
+@MODELS.register_module()
+class GlobalViewLoss(nn.Module):
+    """Cross-entropy of global logits against the class shares below them.
+
+    Args:
+        loss_weight: Weight in the total (0.1 in Relay Tokens, TMLR 2026).
+        extent: 'full' looks at the whole global view (the paper's figure),
+            'center' only at the part that the local view shows (the
+            authors' released code).
+        avg_non_ignore: Mean over cells without ignored pixels; else their
+            sum over the number of all cells (the authors' released code).
+    """
+
+    def __init__(self, loss_weight: float = 0.1, extent: str = 'full',
+                 avg_non_ignore: bool = True) -> None:
+        super().__init__()
+        if extent not in ('full', 'center'):
+            raise ValueError(f"extent={extent!r}; use 'full' or 'center'.")
+        self.loss_weight = loss_weight
+        self.extent = extent
+        self.avg_non_ignore = avg_non_ignore
+
+    def forward(self, logits: Tensor, label: Tensor, factor: int) -> Tensor:
+        """Loss of one global view.
+
+        Args:
+            logits: Of the global view, (B, C, H, W).
+            label: Class ids in native pixels: of the whole global view,
+                (B, k*H, k*W), for ``extent='full'``; of the local view,
+                (B, H, W), for 'center'.
+            factor: Context factor k of the view.
+        """
+        if self.extent == 'center':
+            logits = center(logits, factor)
+        target, valid = soft_labels(
+            label, logits.shape[1], factor, dtype=logits.dtype)
+        loss = soft_cross_entropy(logits, target)
+        return self.loss_weight * masked_mean(loss, valid,
+                                              not self.avg_non_ignore)
+
+
+@MODELS.register_module()
+class AgreementLoss(nn.Module):
+    """Cross-entropy of the centre of global logits against the local ones.
+
+    The target is the local softmax, averaged over k x k pixels. Gradients
+    flow into both branches.
+
+    Args:
+        loss_weight: Weight in the total (0.1 in Relay Tokens, TMLR 2026).
+        mask_ignored: Leave out cells with an ignored pixel; else all count
+            (the authors' released code).
+    """
+
+    def __init__(self, loss_weight: float = 0.1,
+                 mask_ignored: bool = True) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.mask_ignored = mask_ignored
+
+    def forward(self, local_logits: Tensor, global_logits: Tensor,
+                label: Tensor, factor: int) -> Tensor:
+        """Loss of one global view.
+
+        Args:
+            local_logits: (B, C, H, W).
+            global_logits: (B, C, H, W).
+            label: Class ids of the local view, (B, H, W).
+            factor: Context factor k of the view.
+        """
+        target = area_mean(local_logits.softmax(dim=1), factor)
+        loss = soft_cross_entropy(center(global_logits, factor), target)
+        valid = torch.ones_like(loss, dtype=torch.bool)
+        if self.mask_ignored:
+            valid = F.max_pool2d(
+                (label == IGNORE).to(loss.dtype)[:, None], factor)[:, 0] == 0
+        return self.loss_weight * masked_mean(loss, valid, False)

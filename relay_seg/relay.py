@@ -1,0 +1,40 @@
+"""How relay tokens pass through a block together with every branch."""
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+FUSIONS = ('sequential', 'mean')
+
+Branches = tuple[Tensor, ...]  # tokens of each view, local first
+Block = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def relay_step(block: Block, branches: Branches, relay: Tensor,
+               fusion: str) -> tuple[Branches, Tensor]:
+    """One block on all branches, with the relay tokens among them.
+
+    Args:
+        block: Maps image tokens (B, N, C) and relay tokens (B, R, C) to
+            their updates.
+        branches: Image tokens of each view, local first, all (B, N, C).
+        relay: Relay tokens, (B, R, C).
+        fusion: ``sequential`` passes the relay tokens from the widest view
+            to the local one (Relay Tokens, TMLR 2026); ``mean`` gives every
+            view the same relay tokens and averages the updates (the authors'
+            released code).
+
+    Returns:
+        The updated branches and relay tokens.
+    """
+    if fusion == 'sequential':
+        updated = []
+        for x in reversed(branches):
+            x, relay = block(x, relay)
+            updated.append(x)
+        return tuple(reversed(updated)), relay
+
+    # All views see the same relay tokens: one call on the stacked batch.
+    n = len(branches)
+    x, copies = block(torch.cat(branches), relay.repeat(n, 1, 1))
+    return x.chunk(n), copies.unflatten(0, (n, -1)).mean(0)

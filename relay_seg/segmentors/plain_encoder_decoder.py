@@ -1,0 +1,26 @@
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from relay_seg.views import Views
+
+from .slide import SlideEncoderDecoder
+
+
+@MODELS.register_module()
+class PlainEncoderDecoder(SlideEncoderDecoder):
+    """The host's segmentor on the data path of relay models.
+
+    An ordinary backbone that sees the local view only, with the same
+    training data and the same slide inference, for fair comparison.
+
+    Args:
+        kwargs: Those of the host's ``EncoderDecoder``.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(context_factors=(), **kwargs)
+
+    def extract_feat(self, inputs: Views) -> list[Tensor]:
+        """Feature maps of the local view, the only one."""
+        local, = inputs
+        return super().extract_feat(local)

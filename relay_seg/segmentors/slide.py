@@ -1,0 +1,88 @@
+"""Slide inference: windows in batches, results added by slices."""
+from collections.abc import Sequence
+
+import torch
+from mmseg.models.segmentors import EncoderDecoder
+from torch import Tensor
+
+from relay_seg.views import (Views, batched, blend_weights, crop, cut_views,
+                             plan_windows)
+
+
+class SlideEncoderDecoder(EncoderDecoder):
+    """The host's segmentor, for views of windows.
+
+    ``test_cfg`` takes the host's ``mode``, ``crop_size`` and ``stride``, and
+    ``batch_size`` (windows in one forward pass, default 8) and ``blend``
+    ('mean', 'gaussian' or 'center', see
+    :func:`relay_seg.views.blend_weights`).
+
+    Args:
+        context_factors: Context factor of each global view, increasing.
+        kwargs: Those of the host's ``EncoderDecoder``.
+    """
+
+    def __init__(self, context_factors: Sequence[int], **kwargs) -> None:
+        super().__init__(**kwargs)
+        if list(context_factors) != sorted(set(context_factors)):
+            raise ValueError(f'context_factors={context_factors} do not '
+                             'increase; views go from narrow to wide.')
+        self.context_factors = tuple(context_factors)
+
+    def slide_inference(self, inputs: Tensor,
+                        batch_img_metas: list[dict]) -> Tensor:
+        """Segment scenes window by window.
+
+        Args:
+            inputs: Normalised scenes of one size, (B, C, H, W). Windows that
+                reach over the border see zeros there.
+            batch_img_metas: Metas of the scenes; left as they are.
+
+        Returns:
+            Logits, (B, num_classes, H, W).
+        """
+        return self._slide(inputs, tuple(self.test_cfg.crop_size),
+                           tuple(self.test_cfg.stride))
+
+    def whole_inference(self, inputs: Tensor,
+                        batch_img_metas: list[dict]) -> Tensor:
+        """Segment each scene as one window."""
+        size = tuple(inputs.shape[-2:])
+        return self._slide(inputs, size, size)
+
+    def _slide(self, scenes: Tensor, size: tuple[int, int],
+               stride: tuple[int, int]) -> Tensor:
+        height, width = scenes.shape[-2:]
+        blend = self.test_cfg.get('blend', 'mean')
+        weights_y = blend_weights(height, size[0], stride[0], blend)
+        weights_x = blend_weights(width, size[1], stride[1], blend)
+        weights_y = {y: w.to(scenes) for y, w in weights_y.items()}
+        weights_x = {x: w.to(scenes) for x, w in weights_x.items()}
+
+        windows = plan_windows((height, width), size, stride)
+        logits = scenes.new_zeros(
+            len(scenes), self.out_channels, height, width)
+        for scene, out in zip(scenes, logits):
+            for group in batched(windows, self.test_cfg.get('batch_size', 8)):
+                views = self._cut(scene, group)
+                for window, result in zip(group, self.window_logits(views)):
+                    y, x = window.top, window.left
+                    weight = weights_y[y][:, None] * weights_x[x]
+                    inside = out[:, y:y + size[0], x:x + size[1]]
+                    h, w = inside.shape[-2:]
+                    inside += (result * weight)[:, :h, :w]
+        return logits
+
+    def _cut(self, scene: Tensor, windows: Sequence) -> Views:
+        """Views of several windows of a scene (C, H, W), stacked."""
+
+        def read(window):
+            return crop(scene, window, 0.)
+
+        cut = [cut_views(read, w, self.context_factors) for w in windows]
+        return tuple(torch.stack(view) for view in zip(*cut))
+
+    def window_logits(self, views: Views) -> Tensor:
+        """Logits of local views, (B, num_classes, H, W)."""
+        metas = [dict(img_shape=views[0].shape[-2:])] * len(views[0])
+        return self.encode_decode(views, metas)

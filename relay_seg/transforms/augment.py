@@ -1,0 +1,60 @@
+"""Augmentations that draw once and treat all views alike."""
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.datasets.transforms import PhotoMetricDistortion
+from mmseg.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class FlipViews(BaseTransform):
+    """Flip all views and labels.
+
+    Modified Keys: views, labels.
+
+    Args:
+        horizontal: Share of samples flipped left to right.
+        vertical: Share of samples flipped upside down.
+    """
+
+    def __init__(self, horizontal: float = 0.5,
+                 vertical: float = 0.5) -> None:
+        self.horizontal = horizontal
+        self.vertical = vertical
+
+    def transform(self, results: dict) -> dict:
+        for axis, prob in ((-1, self.horizontal), (-2, self.vertical)):
+            if np.random.rand() < prob:
+                for key in ('views', 'labels'):
+                    results[key] = tuple(
+                        np.flip(x, axis) for x in results[key])
+        return results
+
+
+@TRANSFORMS.register_module()
+class PhotoMetricViews(BaseTransform):
+    """The host's ``PhotoMetricDistortion``, the same for all views.
+
+    Changes the first three bands, red, green and blue from 0 to 255. Pixels
+    outside the scene change too.
+
+    Modified Keys: views.
+
+    Args:
+        kwargs: Those of the host's ``PhotoMetricDistortion``.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        self.distort = PhotoMetricDistortion(**kwargs)
+
+    def transform(self, results: dict) -> dict:
+        views = results['views']
+        rgb = np.concatenate([view[:3] for view in views], axis=1)
+        # One image of all views above each other, as the host wants it.
+        image = rgb[::-1].transpose(1, 2, 0).round().clip(0, 255)
+        image = np.ascontiguousarray(image.astype(np.uint8))
+        image = self.distort(dict(img=image))['img']
+        rgb = image.astype(np.float32).transpose(2, 0, 1)[::-1]
+        results['views'] = tuple(
+            np.concatenate((new, view[3:])) for new, view in zip(
+                np.split(rgb, len(views), axis=1), views))
+        return results

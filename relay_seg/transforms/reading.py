@@ -1,0 +1,152 @@
+"""From scenes on disk to windows and their views."""
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from relay_seg.datasets.labels import IGNORE, map_labels
+from relay_seg.rasters import choose_bands, open_raster, read_region
+from relay_seg.views import Window, cut_views, resample, surroundings
+
+
+@TRANSFORMS.register_module()
+class SampleWindow(BaseTransform):
+    """Draw a window of a scene: position, scale and rotation.
+
+    Required Keys: scene_shape. Added Keys: window, window_size.
+
+    Args:
+        size: Height and width of the views in pixels.
+        scale_range: Smallest and largest extent of a scaled window, as a
+            multiple of ``size``; drawn uniformly on a logarithmic scale.
+        scale_prob: Share of windows that are scaled.
+        max_angle: Rotated windows turn by up to this angle, in degrees, in
+            either direction.
+        rotate_prob: Share of windows that are rotated.
+    """
+
+    def __init__(self, size: tuple[int, int],
+                 scale_range: tuple[float, float] = (0.5, 2.),
+                 scale_prob: float = 0.5,
+                 max_angle: float = 90.,
+                 rotate_prob: float = 0.5) -> None:
+        self.size = tuple(size)
+        self.scale_range = scale_range
+        self.scale_prob = scale_prob
+        self.max_angle = max_angle
+        self.rotate_prob = rotate_prob
+
+    def transform(self, results: dict) -> dict:
+        height, width = self.size
+        angle = 0.
+        if np.random.rand() < self.scale_prob:
+            scale = np.exp(np.random.uniform(*np.log(self.scale_range)))
+            # Even, so that all views have the same centre.
+            height, width = (2 * max(round(side * scale / 2), 1)
+                             for side in self.size)
+        if np.random.rand() < self.rotate_prob:
+            angle = np.random.uniform(-self.max_angle, self.max_angle)
+        top, left = (
+            np.random.randint(min(free, 0), max(free, 0) + 1)
+            for free in (results['scene_shape'][0] - height,
+                         results['scene_shape'][1] - width))
+        results['window'] = Window(top, left, height, width, angle)
+        results['window_size'] = self.size
+        return results
+
+
+@TRANSFORMS.register_module()
+class ReadViews(BaseTransform):
+    """Read the views of a window, and their labels, from disk.
+
+    Required Keys: img_path, seg_map_path, label_lookup, window, window_size,
+    context_factors. Added Keys: views (each (C, H, W) float32), labels (local (H, W) uint8,
+    then (k*H, k*W) of each global view), img_shape, ori_shape.
+
+    Args:
+        fill: Value of each band outside the scene: the mean that the data
+            preprocessor subtracts.
+        bands: Bands of the file to read, the first is 1; None for all.
+    """
+
+    def __init__(self, fill: Sequence[float],
+                 bands: Sequence[int] | None = None) -> None:
+        self.fill = tuple(fill)
+        self.bands = bands
+
+    def transform(self, results: dict) -> dict:
+        window, size = results['window'], results['window_size']
+        factors = results['context_factors']
+        upright = window == Window(*window[:2], *size)
+        with ExitStack() as stack:
+            image = stack.enter_context(open_raster(results['img_path']))
+            label = stack.enter_context(open_raster(results['seg_map_path']))
+            bands = choose_bands(image, self.bands, len(self.fill))
+            read = partial(read_region, image, bands=bands, fill=self.fill)
+            read_label = partial(
+                read_region, label, bands=[1], fill=[IGNORE],
+                dtype=label.dtypes[0])
+            if upright:
+                views = cut_views(read, window, factors)
+            else:
+                views = tuple(
+                    resample(read, surroundings(window, k), size, smooth=True)
+                    for k in (1, *factors))
+            labels = [
+                self._label(read_label, window, k, size, upright)
+                for k in (1, *factors)
+            ]
+        results['views'] = views
+        results['labels'] = tuple(
+            map_labels(x, results['label_lookup'], results['seg_map_path'])
+            for x in labels)
+        results['img_shape'] = results['ori_shape'] = tuple(size)
+        return results
+
+    @staticmethod
+    def _label(read, window: Window, factor: int, size: tuple[int, int],
+               upright: bool) -> np.ndarray:
+        """Native labels under a view of the (perhaps turned) window."""
+        region = surroundings(window, factor)
+        if upright:
+            return read(region)[0]
+        size = size[0] * factor, size[1] * factor
+        return resample(read, region, size, smooth=False)[0]
+
+
+@TRANSFORMS.register_module()
+class ReadScene(BaseTransform):
+    """Read a whole scene, and its label where there is one, for testing.
+
+    Required Keys: img_path, scene_shape; seg_map_path and label_lookup where
+    there is a label. Added Keys: img (H, W, C), gt_seg_map (H, W),
+    img_shape, ori_shape.
+
+    Args:
+        num_bands: Bands of the model.
+        bands: Bands of the file to read, the first is 1; None for all.
+    """
+
+    def __init__(self, num_bands: int,
+                 bands: Sequence[int] | None = None) -> None:
+        self.num_bands = num_bands
+        self.bands = bands
+
+    def transform(self, results: dict) -> dict:
+        with open_raster(results['img_path']) as raster:
+            bands = choose_bands(raster, self.bands, self.num_bands)
+            image = raster.read(bands)
+            shape = raster.shape
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
+        results['img'] = image.transpose(1, 2, 0)
+        if results.get('seg_map_path'):
+            with open_raster(results['seg_map_path']) as raster:
+                label = raster.read(1)
+            results['gt_seg_map'] = map_labels(
+                label, results['label_lookup'], results['seg_map_path'])
+        results['img_shape'] = results['ori_shape'] = shape
+        return results

@@ -1,0 +1,290 @@
+"""Geometry of views: where a window lies and what a view of it shows.
+
+Everything here is pure. Training and inference cut their views with these
+functions only, so that a model is tested on what it was trained on.
+"""
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Views = tuple[Tensor, ...]  # local first, then wider and wider
+Pyramid = tuple[Tensor, ...]  # feature maps, fine to coarse
+Image = TypeVar('Image', np.ndarray, Tensor)  # (..., H, W)
+
+BLENDS = ('mean', 'gaussian', 'center')
+
+
+class Window(NamedTuple):
+    """A local region in native pixels; may reach over the border.
+
+    Args:
+        top: First row.
+        left: First column.
+        height: Rows.
+        width: Columns.
+        angle: Rotation of the region about its centre, in degrees,
+            counter-clockwise as seen on the image.
+    """
+    top: int
+    left: int
+    height: int
+    width: int
+    angle: float = 0.
+
+
+def surroundings(window: Window, factor: int) -> Window:
+    """The region a global view shows: same centre, ``factor`` times as wide.
+
+    If ``(factor - 1) * size`` is odd the centre moves up or left by half a
+    native pixel.
+
+    Args:
+        window: Local window.
+        factor: Context factor k, an integer >= 1.
+    """
+    if factor < 1 or int(factor) != factor:
+        raise ValueError(f'context factor {factor} is not an integer >= 1.')
+    return Window(window.top - (factor - 1) * window.height // 2,
+                  window.left - (factor - 1) * window.width // 2,
+                  factor * window.height, factor * window.width, window.angle)
+
+
+def window_starts(length: int, size: int, stride: int) -> list[int]:
+    """First pixels of windows that cover one axis, the last one inside.
+
+    Args:
+        length: Pixels of the axis; shorter than ``size`` gives one window
+            that starts at 0 and reaches over the border.
+        size: Pixels of a window.
+        stride: Step between windows, 1 to ``size``.
+    """
+    if not 1 <= stride <= size:
+        raise ValueError(f'stride={stride} leaves pixels uncovered or does '
+                         f'not move; use 1 to the window size, {size}.')
+    last = max(length - size, 0)
+    return [*range(0, last, stride), last]
+
+
+def plan_windows(shape: tuple[int, int], size: tuple[int, int],
+                 stride: tuple[int, int]) -> list[Window]:
+    """Windows that cover every pixel of a scene, row by row.
+
+    Args:
+        shape: Height and width of the scene in pixels.
+        size: Height and width of a window.
+        stride: Vertical and horizontal step between windows.
+    """
+    return [
+        Window(top, left, *size)
+        for top in window_starts(shape[0], size[0], stride[0])
+        for left in window_starts(shape[1], size[1], stride[1])
+    ]
+
+
+def blend_weights(length: int, size: int, stride: int,
+                  blend: str) -> dict[int, Tensor]:
+    """How much each window counts along one axis.
+
+    A pixel of a window weighs the product of its two axes' weights. The
+    weights of all windows over a pixel of the scene add up to one, so that
+    results can be summed without a second pass.
+
+    Args:
+        length: Pixels of the axis.
+        size: Pixels of a window.
+        stride: Step between windows.
+        blend: ``mean`` (all alike), ``gaussian`` (deviation an eighth of the
+            window), ``center`` (each pixel from the window whose centre is
+            nearest).
+
+    Returns:
+        Weights, (size,) float64, by first pixel of the window.
+    """
+    if blend not in BLENDS:
+        raise ValueError(f'blend={blend!r} is unknown; use one of {BLENDS}.')
+    starts = window_starts(length, size, stride)
+    offset = torch.arange(size, dtype=torch.float64) + 0.5
+    if blend == 'center':
+        between = [(a + b + size) / 2 for a, b in zip(starts, starts[1:])]
+        edges = [float('-inf'), *between, float('inf')]
+        return {
+            start: ((start + offset > low) & (start + offset <= high)).double()
+            for start, low, high in zip(starts, edges, edges[1:])
+        }
+    profile = torch.ones_like(offset)
+    if blend == 'gaussian':
+        profile = torch.exp(-0.5 * ((offset / size - 0.5) * 8)**2)
+    total = torch.zeros(max(length, size), dtype=torch.float64)
+    for start in starts:
+        total[start:start + size] += profile
+    return {start: profile / total[start:start + size] for start in starts}
+
+
+def crop(image: Image, window: Window, fill: float | Sequence[float]) -> Image:
+    """Pixels of a region, also beyond the border.
+
+    Args:
+        image: (..., H, W).
+        window: Region in native pixels; its angle is not looked at.
+        fill: Value outside the image; a sequence gives one for each band of
+            an image (C, H, W).
+
+    Returns:
+        (..., window.height, window.width): a view of the image where the
+        region lies inside, else a copy.
+    """
+    height, width = image.shape[-2:]
+    top, left = max(window.top, 0), max(window.left, 0)
+    bottom = min(window.top + window.height, height)
+    right = min(window.left + window.width, width)
+    inside = image[..., top:max(bottom, top), left:max(right, left)]
+    size = (window.height, window.width)
+    if inside.shape[-2:] == size:
+        return inside
+    shape = (*image.shape[:-2], *size)
+    if isinstance(image, Tensor):
+        fill = torch.as_tensor(fill, dtype=image.dtype, device=image.device)
+        out = fill[..., None, None].expand(shape).clone()
+    else:
+        fill = np.asarray(fill, dtype=image.dtype)[..., None, None]
+        out = np.broadcast_to(fill, shape).copy()
+    y, x = top - window.top, left - window.left
+    out[..., y:y + inside.shape[-2], x:x + inside.shape[-1]] = inside
+    return out
+
+
+def area_mean(image: Image, factor: int) -> Image:
+    """Mean over blocks of ``factor`` x ``factor`` pixels, in floating point.
+
+    Args:
+        image: (..., k*H, k*W).
+        factor: k.
+
+    Returns:
+        (..., H, W); every pixel of the image counts once.
+    """
+    if isinstance(image, np.ndarray):
+        return area_mean(torch.from_numpy(image), factor).numpy()
+    image = image if image.is_floating_point() else image.float()
+    if factor == 1:
+        return image
+    lead = image.shape[:-2]
+    flat = image.reshape(1, -1, *image.shape[-2:])
+    out = F.avg_pool2d(flat, factor)
+    return out.reshape(*lead, *out.shape[-2:])
+
+
+def cut_views(read: Callable[[Window], Image], window: Window,
+              factors: Sequence[int]) -> tuple[Image, ...]:
+    """The local view of an upright window and its global views.
+
+    Args:
+        read: Gives the native pixels (..., H, W) of a region, see
+            :func:`crop`.
+        window: Local window, angle 0.
+        factors: Context factors, increasing.
+
+    Returns:
+        Local view, then one global view for each factor, in floating point,
+        all of the shape (..., window.height, window.width). A global view is
+        the area mean of its region (Relay Tokens, TMLR 2026).
+    """
+    return tuple(
+        area_mean(read(surroundings(window, factor)), factor)
+        for factor in (1, *factors))
+
+
+def center(image: Tensor, factor: int) -> Tensor:
+    """The part of a global view that its local view shows.
+
+    Args:
+        image: Pixels of a global view, (..., H, W).
+        factor: Context factor k of that view.
+
+    Returns:
+        (..., H / k, W / k).
+    """
+    height, width = image.shape[-2:]
+    for size in (height, width):
+        if size % factor or (size - size // factor) % 2:
+            step = factor * (2 - factor % 2)
+            raise ValueError(
+                f'the centre of a {height} x {width} global view with context '
+                f'factor {factor} does not fall on whole pixels; use a window '
+                f'whose sides are multiples of {step}.')
+    h, w = height // factor, width // factor
+    y, x = (height - h) // 2, (width - w) // 2
+    return image[..., y:y + h, x:x + w]
+
+
+def resample(read: Callable[[Window], np.ndarray], window: Window,
+             size: tuple[int, int], *, smooth: bool) -> np.ndarray:
+    """A region of any size and angle as a grid of ``size`` pixels.
+
+    Where a grid pixel is wider than ``n`` native pixels, the region is first
+    reduced by the area mean over n x n pixels, so that detail does not alias.
+
+    Args:
+        read: Gives the native pixels (C, H, W) of an upright region.
+        window: Region in native pixels, with its angle.
+        size: Height and width of the result.
+        smooth: Bilinear interpolation after reduction, for images; else the
+            nearest native pixel, for labels.
+
+    Returns:
+        (C, *size): float32 if ``smooth``, else the type that ``read`` gives.
+    """
+    scale = window.height / size[0], window.width / size[1]
+    reduce = max(int(min(scale)), 1) if smooth else 1
+    box = _bounding_box(window, margin=2 * reduce, multiple=reduce)
+    pixels = read(box)
+    if smooth:
+        pixels = area_mean(pixels.astype(np.float32, copy=False), reduce)
+
+    # From pixel indices of the result to those of ``pixels``.
+    cos, sin = np.cos(np.deg2rad(window.angle)), np.sin(
+        np.deg2rad(window.angle))
+    linear = np.array([[cos, sin], [-sin, cos]]) * (scale[1], scale[0])
+    middle = np.array([
+        window.left + window.width / 2 - box.left,
+        window.top + window.height / 2 - box.top
+    ])
+    grid_middle = np.array([size[1] / 2, size[0] / 2])
+    shift = (middle + linear @ (0.5 - grid_middle)) / reduce - 0.5
+    matrix = np.column_stack([linear / reduce, shift])
+    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    return np.stack([
+        cv2.warpAffine(
+            np.ascontiguousarray(band),
+            matrix,
+            size[::-1],
+            flags=how | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE) for band in pixels
+    ])
+
+
+def _bounding_box(window: Window, margin: int, multiple: int) -> Window:
+    """Upright box around a rotated region, its sides multiples of a step."""
+    cos = abs(np.cos(np.deg2rad(window.angle)))
+    sin = abs(np.sin(np.deg2rad(window.angle)))
+    height = window.height * cos + window.width * sin
+    width = window.width * cos + window.height * sin
+    top = int(np.floor(window.top + (window.height - height) / 2)) - margin
+    left = int(np.floor(window.left + (window.width - width) / 2)) - margin
+    rows = -(-(int(np.ceil(height)) + 2 * margin + 1) // multiple) * multiple
+    cols = -(-(int(np.ceil(width)) + 2 * margin + 1) // multiple) * multiple
+    return Window(top, left, rows, cols)
+
+
+def batched(windows: Sequence[Window],
+            batch_size: int) -> Iterator[Sequence[Window]]:
+    """Windows in groups of ``batch_size``, the last one perhaps smaller."""
+    if batch_size < 1:
+        raise ValueError(f'batch_size={batch_size}; use 1 or more.')
+    for i in range(0, len(windows), batch_size):
+        yield windows[i:i + batch_size]

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split("'")[1]
+    for line in (HERE / 'relay_seg' / '__init__.py').read_text().splitlines()
+    if line.startswith('__version__'))
+
+setup(
+    name='relay-seg',
+    version=VERSION,
+    description='Relay tokens for MMSegmentation: segment images too large '
+    'for one forward pass',
+    long_description=(HERE / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['relay_seg', 'relay_seg.*']),
+    python_requires='>=3.10',
+    install_requires=[
+        # Pairs of torch and torchvision must fit: the upper bounds keep pip
+        # from a torch that no torchvision was built for yet.
+        'torch>=2.1,<2.13',
+        'torchvision>=0.16,<0.28',
+        'onedl-mmengine>=0.10.12,<0.11',
+        'onedl-mmcv>=2.3.6,<2.4',
+        'onedl-mmsegmentation>=1.4.2,<1.5',
+        'onedl-mmpretrain>=1.3.6,<1.4',
+        'rasterio>=1.3',
+        'ftfy>=6',
+    ],
+    extras_require={
+        'test': ['pytest>=7', 'hypothesis>=6', 'ruff==0.17.6'],
+    },
+)
