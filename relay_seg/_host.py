@@ -8,10 +8,10 @@ INSTALL = (
 
 #: Oldest version of each package, of the original or of OneDL, that works.
 OLDEST = {
+    'ftfy': (6, 0),
+    'rasterio': (1, 3),
     'torch': (2, 1),
     'torchvision': (0, 16),
-    'rasterio': (1, 3),
-    'ftfy': (6, 0),
     'mmengine': (0, 10),
     'mmcv': (2, 0),
     'mmseg': (1, 2),
