@@ -185,8 +185,6 @@ def test_negative_ids_are_named():
                    label_lookup(5, None, False), 'odd.tif')
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception,
-                   reason='cut down to an integer')
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')
 @pytest.mark.parametrize('value', [1.5, np.nan])
 def test_ids_that_are_no_integers_are_refused(value):

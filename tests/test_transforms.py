@@ -2,7 +2,6 @@
 from functools import partial
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -213,14 +212,8 @@ def test_labels_turn_and_scale_with_their_image(tmp_path, make_scene, angle):
     assert (np.abs(out['views'][0][0] - turned) < 1).mean() < 0.5
 
 
-odd_type = pytest.mark.xfail(strict=True, raises=(OverflowError, cv2.error),
-                             reason='NumPy and OpenCV speak')
-
-
 @pytest.mark.parametrize('dtype', [
-    'int16', 'uint16', 'int32', 'float32',
-    pytest.param('int8', marks=odd_type),
-    pytest.param('uint32', marks=odd_type)])
+    'int8', 'int16', 'uint16', 'int32', 'uint32', 'float32'])
 def test_label_files_of_any_type_are_read(tmp_path, make_scene, dtype):
     label = np.random.randint(0, 5, SHAPE).astype(dtype)
     scene = make_scene(tmp_path, 'train', 'a', label=label)
@@ -232,6 +225,15 @@ def test_label_files_of_any_type_are_read(tmp_path, make_scene, dtype):
                 ReadViews(MEAN)(asked(plain, window))['labels']):
             assert ours.dtype == np.uint8
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_local_label_is_the_middle_of_the_global_one(scene):
+    for angle in (45., *np.random.uniform(-90, 90, 20)):
+        window = Window(20, 30, 48, 48, angle)
+        local, *wide = ReadViews(fill=MEAN)(
+            asked(scene, window, (2, 4), size=(32, 32)))['labels']
+        np.testing.assert_array_equal(center(wide[0], 2), local)
+        assert (center(wide[1], 4) == local).mean() > 0.99
 
 
 def test_a_plain_model_gets_the_local_view_only(scene):
@@ -304,9 +306,7 @@ def test_other_bands_than_the_models_are_refused(tmp_path, make_scene, bands,
         read(asked(scene))
 
 
-@pytest.mark.parametrize('bands', [(1, 2, 4), pytest.param(
-    (0, 1, 2), marks=pytest.mark.xfail(
-        strict=True, raises=IndexError, reason='rasterio speaks'))])
+@pytest.mark.parametrize('bands', [(1, 2, 4), (0, 1, 2)])
 def test_bands_that_the_file_lacks_are_refused(scene, bands):
     for read in (ReadViews(MEAN, bands), ReadScene(3, bands)):
         with pytest.raises(ValueError, match='a.tif has.* 3.*1 is the first'):
@@ -359,10 +359,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path, make_scene, suffix):
             read(asked(scene, Window(100, 100, 32, 48)))
 
 
-@pytest.mark.parametrize('suffix', ['.tif', '.jpg', pytest.param(
-    '.png', marks=pytest.mark.xfail(
-        strict=True, raises=pytest.fail.Exception,
-        reason='GDAL gives what was in memory before'))])
+@pytest.mark.parametrize('suffix', ['.tif', '.jpg', '.png'])
 def test_a_scene_that_ends_too_early_is_named(tmp_path, make_scene, suffix):
     scene = make_scene(tmp_path, 'train', 'a', suffix=suffix)
     damage(scene[0], 'half')
@@ -371,9 +368,6 @@ def test_a_scene_that_ends_too_early_is_named(tmp_path, make_scene, suffix):
         ReadScene(3)(asked(scene))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError,
-    reason='open_raster of the label catches the error and names the label')
 @pytest.mark.parametrize('suffix', ['.tif', '.jpg', '.png'])
 def test_a_window_of_a_file_that_ends_too_early_is_named(
         tmp_path, make_scene, suffix):
@@ -478,7 +472,6 @@ def test_other_bands_keep_their_values():
         np.testing.assert_array_equal(out['views'][1][3:], image[3:, ::-1])
 
 
-@pytest.mark.xfail(strict=True, raises=cv2.error, reason='OpenCV speaks')
 @pytest.mark.parametrize('bands', [1, 2])
 def test_colours_of_one_band_are_refused(bands):
     view = np.zeros((bands, 8, 8), np.float32)

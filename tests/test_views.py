@@ -485,15 +485,13 @@ def test_middle_of_a_label_canvas_is_the_local_label(k, side, angle):
     np.testing.assert_array_equal(middle, local)
 
 
-@pytest.mark.xfail(strict=True, reason='OpenCV breaks ties in float32, '
-                   'differently in a local and a global canvas')
-def test_middle_of_a_label_canvas_is_the_local_label_at_any_angle():
+def test_middle_of_a_label_canvas_is_the_local_label_but_for_ties():
     for angle in (45., 90., *np.random.uniform(-90, 90, 20)):
         for side in (14, 24, 48, 130):
             for k in (2, 3, 4):
                 window = Window(180, 177, side, side, angle)
                 local, middle = label_canvas(k, 64, window)
-                np.testing.assert_array_equal(middle, local)
+                assert (middle == local).mean() > 0.97
 
 
 # Batches
