@@ -15,6 +15,8 @@ from torch import Tensor
 Views = tuple[Tensor, ...]  # local first, then wider and wider
 Pyramid = tuple[Tensor, ...]  # feature maps, fine to coarse
 Image = TypeVar('Image', np.ndarray, Tensor)  # (..., H, W)
+#: Pixels of a region, over the border too, reduced by a factor: area means.
+Read = Callable[['Window', int], Image]
 
 BLENDS = ('mean', 'gaussian', 'center')
 
@@ -179,13 +181,41 @@ def area_mean(image: Image, factor: int) -> Image:
     return out.reshape(*lead, *out.shape[-2:])
 
 
-def cut_views(read: Callable[[Window], Image], window: Window,
+def valid_mean(image: Image, factor: int) -> Image:
+    """As :func:`area_mean`, but NaN, no data, does not count.
+
+    A block of nothing else stays NaN.
+    """
+    if isinstance(image, np.ndarray):
+        return valid_mean(torch.from_numpy(image), factor).numpy()
+    mean = area_mean(image, factor)
+    if factor == 1 or not mean.isnan().any():
+        return mean
+    share = area_mean((~image.isnan()).to(mean.dtype), factor)
+    return area_mean(image.nan_to_num(0.), factor) / share
+
+
+def reader(image: Image, fill: float | Sequence[float]) -> Read:
+    """Regions of an image in memory, for the functions below.
+
+    Args:
+        image: (..., H, W).
+        fill: Value outside, see :func:`crop`.
+    """
+
+    def read(region: Window, factor: int) -> Image:
+        pixels = crop(image, region, fill)
+        return pixels if factor == 1 else valid_mean(pixels, factor)
+
+    return read
+
+
+def cut_views(read: Read, window: Window,
               factors: Sequence[int]) -> tuple[Image, ...]:
     """The local view of an upright window and its global views.
 
     Args:
-        read: Gives the native pixels (..., H, W) of a region, see
-            :func:`crop`.
+        read: Gives the pixels of a region, reduced by a factor.
         window: Local window, angle 0.
         factors: Context factors, increasing.
 
@@ -195,7 +225,7 @@ def cut_views(read: Callable[[Window], Image], window: Window,
         the area mean of its region (Relay Tokens, TMLR 2026).
     """
     return tuple(
-        area_mean(read(surroundings(window, factor)), factor)
+        area_mean(read(surroundings(window, factor), factor), 1)
         for factor in (1, *factors))
 
 
@@ -222,15 +252,16 @@ def center(image: Image, factor: int) -> Image:
     return image[..., y:y + h, x:x + w]
 
 
-def resample(read: Callable[[Window], np.ndarray], window: Window,
-             size: tuple[int, int], *, smooth: bool) -> np.ndarray:
+def resample(read: Read, window: Window, size: tuple[int, int], *,
+             smooth: bool) -> np.ndarray:
     """A region of any size and angle as a grid of ``size`` pixels.
 
-    Where a grid pixel is wider than ``n`` native pixels, the region is first
-    reduced by the area mean over n x n pixels, so that detail does not alias.
+    Where a grid pixel is at least n = 2, 4, 8, ... native pixels wide, the
+    region is first reduced by n, so that detail does not alias.
 
     Args:
-        read: Gives the native pixels (C, H, W) of an upright region.
+        read: Gives the pixels (C, H, W) of an upright region, reduced by a
+            factor.
         window: Region in native pixels, with its angle.
         size: Height and width of the result.
         smooth: Bilinear interpolation after reduction, for images; else the
@@ -240,11 +271,11 @@ def resample(read: Callable[[Window], np.ndarray], window: Window,
         (C, *size): float32 if ``smooth``, else the type that ``read`` gives.
     """
     scale = window.height / size[0], window.width / size[1]
-    reduce = max(int(min(scale)), 1) if smooth else 1
+    reduce = 2**int(np.log2(max(min(scale), 1))) if smooth else 1
     box = _bounding_box(window, margin=2 * reduce, multiple=reduce)
-    pixels = read(box)
+    pixels = read(box, reduce)
     if smooth:
-        pixels = area_mean(pixels.astype(np.float32, copy=False), reduce)
+        pixels = pixels.astype(np.float32, copy=False)
 
     # From pixel indices of the result to those of ``pixels``.
     cos, sin = np.cos(np.deg2rad(window.angle)), np.sin(
@@ -269,16 +300,20 @@ def resample(read: Callable[[Window], np.ndarray], window: Window,
 
 
 def _bounding_box(window: Window, margin: int, multiple: int) -> Window:
-    """Upright box around a rotated region, its sides multiples of a step."""
+    """Upright box around a rotated region, on a grid of ``multiple``."""
     cos = abs(np.cos(np.deg2rad(window.angle)))
     sin = abs(np.sin(np.deg2rad(window.angle)))
     height = window.height * cos + window.width * sin
     width = window.width * cos + window.height * sin
-    top = int(np.floor(window.top + (window.height - height) / 2)) - margin
-    left = int(np.floor(window.left + (window.width - width) / 2)) - margin
-    rows = -(-(int(np.ceil(height)) + 2 * margin + 1) // multiple) * multiple
-    cols = -(-(int(np.ceil(width)) + 2 * margin + 1) // multiple) * multiple
-    return Window(top, left, rows, cols)
+    starts = (window.top + (window.height - height) / 2,
+              window.left + (window.width - width) / 2)
+    top, left = (
+        int(np.floor((start - margin) / multiple)) * multiple
+        for start in starts)
+    bottom, right = (
+        int(np.ceil((start + side + margin) / multiple) + 1) * multiple
+        for start, side in zip(starts, (height, width)))
+    return Window(top, left, bottom - top, right - left)
 
 
 def batched(windows: Sequence[Window],

@@ -74,7 +74,7 @@ def nested():
     label = np.kron(classes, np.ones((4, 4), np.uint8))
     window = Window(24, 36, 16, 24)
     return dict(
-        views=cut_views(partial(crop, fine, fill=0), window, (4, )),
+        views=cut_views(reader(fine, 0), window, (4, )),
         labels=(crop(label, window, IGNORE), label))
 
 
@@ -164,7 +164,7 @@ def test_upright_views_are_cut_views_of_the_file(suffix, place, tmp_path,
     window = Window(*place, 32, 48)
     out = ReadViews(fill=MEAN)(asked(scene, window))
     image = pixels(scene[0]).astype(np.float32)
-    expected = cut_views(partial(crop, image, fill=MEAN), window, (2, 4))
+    expected = cut_views(reader(image, MEAN), window, (2, 4))
     assert len(out['views']) == 3
     for ours, theirs in zip(out['views'], expected):
         assert ours.dtype == np.float32 and ours.shape == (3, 32, 48)
@@ -189,11 +189,11 @@ def test_turned_views_are_resampled_from_the_file(scene, angle, extent,
         wide = surroundings(window, k)
         np.testing.assert_allclose(
             out['views'][i],
-            resample(partial(crop, image.astype(np.float32), fill=MEAN),
+            resample(reader(image.astype(np.float32), MEAN),
                      wide, (32, 48), smooth=True), atol=1e-3)
         np.testing.assert_array_equal(
             out['labels'][i],
-            resample(partial(crop, label, fill=IGNORE), wide,
+            resample(reader(label, IGNORE), wide,
                      (k * 32, k * 48), smooth=False)[0])
 
 
@@ -251,13 +251,13 @@ def test_outside_is_zero_for_the_model_and_ignored(scene, window):
     normalise = ViewsDataPreprocessor(MEAN, STD).normalise
     for i, k in enumerate((1, 2, 4)):
         wide = surroundings(window, k)
-        share = resample(partial(crop, inside, fill=0), wide, (32, 48),
+        share = resample(reader(inside, 0), wide, (32, 48),
                          smooth=True)[0]
         view = normalise([torch.from_numpy(out['views'][i])])[0]
         assert (share == 0).any() and (share == 1).any()
         assert view[:, share == 0].abs().max() < 1e-5
         assert view[:, share == 1].abs().mean() > 0.1
-        share = resample(partial(crop, inside, fill=0), wide,
+        share = resample(reader(inside, 0), wide,
                          (32 * k, 48 * k), smooth=False)[0]
         assert (out['labels'][i][share == 0] == IGNORE).all()
         assert (out['labels'][i][share == 1] != IGNORE).mean() > 0.5
@@ -286,7 +286,7 @@ def test_bands_are_chosen_and_ordered(tmp_path, make_scene, bands, count):
     window = Window(-3, 7, 32, 48)
     views = ReadViews(fill, bands)(asked(scene, window))['views']
     expected = cut_views(
-        partial(crop, chosen.astype(np.float32), fill=fill), window, (2, 4))
+        reader(chosen.astype(np.float32), fill), window, (2, 4))
     for ours, theirs in zip(views, expected):
         np.testing.assert_array_equal(ours, theirs)
     whole = ReadScene(len(chosen), bands)(asked(scene, window))['img']

@@ -261,7 +261,7 @@ def test_area_mean_is_exact_in_double():
 @given(window=windows(side=5), k=factors)
 def test_cut_views_equals_a_loop(kind, window, k):
     image, fill = noise(2, 12, 14), (3., 4.)
-    read = partial(crop, KINDS[kind](image), fill=fill)
+    read = reader(KINDS[kind](image), fill)
     local, wide = cut_views(read, window, (k, ))
     np.testing.assert_array_equal(
         np.asarray(local), naive_crop(image, window, fill))
@@ -280,8 +280,7 @@ def test_cut_views_equals_a_loop(kind, window, k):
 
 @kinds
 def test_cut_views_gives_one_view_more_than_factors(kind):
-    read = partial(crop, KINDS[kind](noise(3, 60, 60, dtype=np.uint8)),
-                   fill=0)
+    read = reader(KINDS[kind](noise(3, 60, 60, dtype=np.uint8)), 0)
     views = cut_views(read, Window(20, 20, 6, 8), (2, 3, 5))
     assert [tuple(view.shape) for view in views] == [(3, 6, 8)] * 4
     views = [torch.as_tensor(view) for view in views]
@@ -333,7 +332,7 @@ def test_center_leaves_equal_margins_or_says_which_sides_do(k, h, w):
 @pytest.mark.parametrize('k, side', [(1, 5), (2, 8), (3, 9), (4, 16),
                                      (5, 15)])
 def test_center_of_a_global_view_is_what_the_local_view_shows(kind, k, side):
-    read = partial(crop, KINDS[kind](noise(3, 80, 90)), fill=0)
+    read = reader(KINDS[kind](noise(3, 80, 90)), 0)
     local, wide = cut_views(read, Window(30, 35, side, side), (k, ))
     local, wide = torch.as_tensor(local), torch.as_tensor(wide)
     assert torch.allclose(center(wide, k), area_mean(local, k), rtol=1e-5)
@@ -346,7 +345,7 @@ def test_center_of_a_global_view_is_what_the_local_view_shows(kind, k, side):
 @given(window=windows(side=9))
 def test_resample_upright_and_native_is_crop(smooth, window):
     image, fill = noise(2, 12, 14), (5., 6.)
-    read = partial(crop, image, fill=fill)
+    read = reader(image, fill)
     out = resample(read, window, window[2:4], smooth=smooth)
     np.testing.assert_allclose(
         out, naive_crop(image, window, fill), rtol=0, atol=1e-3)
@@ -356,7 +355,7 @@ def test_resample_upright_and_native_is_crop(smooth, window):
 def test_right_of_a_quarter_turned_window_is_above_the_centre():
     image = np.zeros((1, 41, 41), np.float32)
     image[0, 10, 20] = 1  # ten pixels above the centre
-    read = partial(crop, image, fill=0)
+    read = reader(image, 0)
     window = Window(0, 0, 41, 41)
     for angle, place in ((90., (20, 30)), (-90., (20, 10)), (180., (30, 20))):
         for smooth in (True, False):
@@ -372,7 +371,7 @@ def test_right_of_a_quarter_turned_window_is_above_the_centre():
 def test_quarter_turns_turn_the_content_clockwise(smooth, turns, window):
     window = window._replace(width=window.height, angle=90. * turns)
     image = noise(2, 12, 14)
-    read = partial(crop, image, fill=(5., 6.))
+    read = reader(image, (5., 6.))
     out = resample(read, window, window[2:4], smooth=smooth)
     expected = np.rot90(crop(image, window, (5., 6.)), -turns, (1, 2))
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-2)
@@ -381,7 +380,7 @@ def test_quarter_turns_turn_the_content_clockwise(smooth, turns, window):
 @given(windows(side=7), st.integers(1, 4), st.integers(1, 4))
 def test_coarse_resample_upright_is_the_area_mean(window, k, more):
     image = noise(2, 12, 14)
-    read = partial(crop, image, fill=(5., 6.))
+    read = reader(image, (5., 6.))
     size = window[2:4]
     window = window._replace(height=k * size[0], width=k * size[1])
     out = resample(read, window, size, smooth=True)
@@ -398,7 +397,7 @@ def test_smooth_resample_looks_where_the_window_says(angle, size, height,
                                                      width):
     # Area mean and bilinear interpolation of a ramp are the ramp.
     y, x = np.mgrid[:160, :170].astype(np.float32)
-    read = partial(crop, np.stack([y, x]), fill=0)
+    read = reader(np.stack([y, x]), 0)
     window = Window(60, 65, height, width, angle)
     out = resample(read, window, size, smooth=True)
     assert out.shape == (2, *size) and out.dtype == np.float32
@@ -412,7 +411,7 @@ def test_smooth_resample_is_bilinear_below_two_native_pixels(angle, scale):
     image, fill = noise(2, 30, 32), (90., 110.)
     side = round(14 * scale)
     window = Window(-3, 14, side, side + 1, angle)
-    out = resample(partial(crop, image, fill=fill), window, (14, 15),
+    out = resample(reader(image, fill), window, (14, 15),
                    smooth=True)
     for i, j, y, x in native_places(window, (14, 15)):
         top, left = int(np.floor(y - 0.5)), int(np.floor(x - 0.5))
@@ -430,7 +429,7 @@ def test_labels_come_from_the_nearest_pixel(angle, scale):
     label = np.random.randint(0, 200, (1, 40, 42), np.uint8)
     side = round(14 * scale)
     window = Window(-3, 20, side, side + 1, angle)
-    out = resample(partial(crop, label, fill=255), window, (14, 15),
+    out = resample(reader(label, 255), window, (14, 15),
                    smooth=False)
     assert out.dtype == np.uint8
     clear = 0
@@ -448,7 +447,7 @@ def test_fine_detail_does_not_alias(angle, scale):
     stripes = np.zeros((1, 200, 200), np.float32)
     stripes[..., ::2] = 200
     side = round(16 * scale)
-    out = resample(partial(crop, stripes, fill=100),
+    out = resample(reader(stripes, 100),
                    Window(70, 70, side, side, angle), (16, 16), smooth=True)
     assert abs(out - 100).max() <= 100 / int(scale) * (int(scale) % 2) + 1
 
@@ -458,7 +457,7 @@ def test_fine_detail_does_not_alias(angle, scale):
 @pytest.mark.parametrize('side', [12, 24, 38])
 def test_turned_views_nest_as_upright_ones(k, angle, side):
     y, x = np.mgrid[:300, :300].astype(np.float32)
-    read = partial(crop, np.stack([y, x]), fill=0)
+    read = reader(np.stack([y, x]), 0)
     window = Window(140, 130, side, side, angle)
     local, wide = (
         torch.from_numpy(
@@ -470,7 +469,7 @@ def test_turned_views_nest_as_upright_ones(k, angle, side):
 def label_canvas(k, size, window):
     """Labels under a local and a global view, the latter's centre."""
     label = np.random.randint(0, 250, (1, 400, 410), np.uint8)
-    read = partial(crop, label, fill=255)
+    read = reader(label, 255)
     local = resample(read, window, (size, size), smooth=False)
     wide = resample(read, surroundings(window, k), (k * size, k * size),
                     smooth=False)

@@ -25,4 +25,4 @@ class PlainEncoderDecoder(SlideEncoderDecoder):
         if len(inputs) != 1:
             raise ValueError(f'a plain model takes one view, got '
                              f'{len(inputs)}; leave out context_factors.')
-        return super().extract_feat(inputs[0])
+        return super().extract_feat(*self.finish(inputs))

@@ -47,7 +47,7 @@ class RelayEncoderDecoder(SlideEncoderDecoder):
 
     def extract_feat(self, inputs: Views) -> Pyramid:
         """Feature maps of the local view."""
-        local = self.backbone(inputs)[0]
+        local = self.backbone(self.finish(inputs))[0]
         return self.neck(local) if self.with_neck else local
 
     def extract_all(self, views: Views) -> Pyramid:
@@ -56,7 +56,7 @@ class RelayEncoderDecoder(SlideEncoderDecoder):
         Batch norms of neck and head thus see the same mixture in training
         for all views.
         """
-        levels = zip(*self.backbone(views))
+        levels = zip(*self.backbone(self.finish(views)))
         stacked = tuple(torch.cat(level) for level in levels)
         return self.neck(stacked) if self.with_neck else stacked
 

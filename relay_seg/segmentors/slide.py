@@ -1,5 +1,6 @@
 """Slide inference: windows in batches, results added by slices."""
 from collections.abc import Sequence
+from math import nan
 
 import torch
 from mmseg.models.segmentors import EncoderDecoder
@@ -9,9 +10,9 @@ from relay_seg.views import (
     Views,
     batched,
     blend_weights,
-    crop,
     cut_views,
     plan_windows,
+    reader,
 )
 
 
@@ -25,16 +26,21 @@ class SlideEncoderDecoder(EncoderDecoder):
 
     Args:
         context_factors: Context factor of each global view, increasing.
+        relative_bands: Bands, the first is 0, of which only differences
+            matter, such as elevation: each view is given less its own mean
+            over valid pixels.
         kwargs: Those of the host's ``EncoderDecoder``.
     """
 
-    def __init__(self, context_factors: Sequence[int], **kwargs) -> None:
+    def __init__(self, context_factors: Sequence[int],
+                 relative_bands: Sequence[int] = (), **kwargs) -> None:
         super().__init__(**kwargs)
         if (list(context_factors) != sorted(set(context_factors))
                 or min(context_factors, default=1) < 1):
             raise ValueError(f'context_factors={context_factors} do not '
                              'increase from at least 1, narrow to wide.')
         self.context_factors = tuple(context_factors)
+        self.relative_bands = tuple(relative_bands)
 
     def slide_inference(self, inputs: Tensor,
                         batch_img_metas: list[dict]) -> Tensor:
@@ -81,13 +87,32 @@ class SlideEncoderDecoder(EncoderDecoder):
         return logits
 
     def _cut(self, scene: Tensor, windows: Sequence) -> Views:
-        """Views of several windows of a scene (C, H, W), stacked."""
+        """Views of several windows of a scene (C, H, W), stacked.
 
-        def read(window):
-            return crop(scene, window, 0.)
-
+        Outside is the mean, 0, or nothing in bands that have no mean.
+        """
+        fill = [nan if i in self.relative_bands else 0.
+                for i in range(len(scene))]
+        read = reader(scene, fill)
         cut = [cut_views(read, w, self.context_factors) for w in windows]
         return tuple(torch.stack(view) for view in zip(*cut))
+
+    def finish(self, views: Views) -> Views:
+        """What the backbone sees: relative bands less their mean, NaN as 0.
+
+        Args:
+            views: Normalised views, NaN where there is no data.
+        """
+        return tuple(self._finish(view) for view in views)
+
+    def _finish(self, view: Tensor) -> Tensor:
+        if self.relative_bands:
+            bands = list(self.relative_bands)
+            mean = view[:, bands].nanmean(dim=(-2, -1), keepdim=True)
+            offset = torch.zeros_like(view[:, :, :1, :1])
+            offset[:, bands] = mean
+            view = view - offset
+        return view.where(~view.isnan(), 0.)
 
     def window_logits(self, views: Views) -> Tensor:
         """Logits of local views, (B, num_classes, H, W)."""
