@@ -230,9 +230,9 @@ class _Level:
 
 
 def label_colours(palette: Sequence[Sequence[int]]) -> dict[int, tuple]:
-    """Colour table of a label: those of the classes, 255 transparent."""
+    """Colour table of a label: those of the classes, black for 255."""
     colours = {i: (*colour, 255) for i, colour in enumerate(palette)}
-    colours[255] = (0, 0, 0, 0)
+    colours[255] = (0, 0, 0, 255)
     return colours
 
 
