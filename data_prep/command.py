@@ -236,13 +236,14 @@ def _summarise(converter: Converter, manifest: Manifest,
         if not mine and not published:
             continue
         pixels = [sum(column) for column in zip(
-            *(r['class_pixels'] for r in mine))] or [0]
+            *(r['class_pixels'] for r in mine))]
         shares = ', '.join(
             f'{name} {count / max(sum(pixels), 1):.1%}'
             for name, count in zip(converter.classes, pixels))
         odd = ('' if published in (None, len(mine)) else
                f' (the published set has {published})')
-        console.print(f'{split}: {len(mine)} scenes{odd}; {shares}')
+        console.print(f'{split}: {len(mine)} scenes{odd}'
+                      f'{"; " if shares else ""}{shares}')
     for record in records:
         for note in record['notes']:
             console.print(f'{record["image"]["path"]}: {note}', markup=False)

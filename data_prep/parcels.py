@@ -15,7 +15,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from shapely import Geometry
-from sources import grid_of, open_source
+from sources import grid_of, naming, open_source
 from vectors import (
     Vectors,
     bounds_of,
@@ -63,7 +63,7 @@ def kinds_of(features: Vectors, kinds: Kinds) -> np.ndarray:
             f'{features.path} has the attributes {list(features.columns)}; '
             f'one of {list(kinds.column)} is expected to hold the kind.')
     found = features.columns[name].astype(str)
-    unknown = sorted(set(found) - set(kinds.values))
+    unknown = sorted(set(found.tolist()) - set(kinds.values))
     if unknown:
         raise ValueError(
             f'{features.path} has the unknown kinds {unknown} in {name!r}; '
@@ -77,6 +77,7 @@ class Parcel:
     Args:
         rgb: Open raster; its grid is that of the result.
         dtm: Elevation on the same grid.
+        dtm_path: The file of the elevation, for messages.
         outline: Polygon of the parcel in the plane of ``rgb``.
         shapes: Polygons in the plane of ``rgb``, in the order of drawing.
         values: Class id of each.
@@ -89,12 +90,13 @@ class Parcel:
     nodata = float('nan')
 
     def __init__(self, rgb: rasterio.DatasetReader,
-                 dtm: rasterio.DatasetReader, outline: Geometry,
-                 shapes: np.ndarray, values: Sequence[int],
-                 background: int, notes: list[str]) -> None:
+                 dtm: rasterio.DatasetReader, dtm_path: Path,
+                 outline: Geometry, shapes: np.ndarray,
+                 values: Sequence[int], background: int,
+                 notes: list[str]) -> None:
         self.grid = grid_of(rgb)
         self.notes = notes
-        self._rgb, self._dtm = rgb, dtm
+        self._rgb, self._dtm, self._dtm_path = rgb, dtm, dtm_path
         self._outline = np.array([outline])
         self._shapes, self._values = shapes, values
         self._background = background
@@ -104,12 +106,13 @@ class Parcel:
         """Image (4, height, W) float32, NaN for nothing, and label."""
         width = self.grid.width
         window = Window(0, top, width, height)
-        rgb = self._rgb.read([1, 2, 3], window=window, out_dtype='float32')
-        if MaskFlags.all_valid not in self._rgb.mask_flag_enums[0]:
-            empty = self._rgb.dataset_mask(window=window) == 0
-            rgb[:, empty] = np.nan
-        dtm = self._dtm.read(
-            [1], window=window, masked=True, out_dtype='float32')
+        with naming(self._rgb.name):
+            rgb = self._rgb.read([1, 2, 3], window=window, out_dtype='float32')
+            if MaskFlags.all_valid not in self._rgb.mask_flag_enums[0]:
+                rgb[:, self._rgb.dataset_mask(window=window) == 0] = np.nan
+        with naming(self._dtm_path):
+            dtm = self._dtm.read(
+                [1], window=window, masked=True, out_dtype='float32')
         dtm = dtm.filled(np.nan)
         dtm[np.isinf(dtm)] = np.nan
         image = np.concatenate((rgb, dtm))
@@ -186,7 +189,7 @@ def open_parcel(rgb_path: Path, dtm_path: Path, outlines_path: Path,
         order = sorted(range(len(near)), key=lambda i: list(
             kinds.values).index(found[near[i]]))
         notes.append(f'{len(near)} features')
-        yield Parcel(rgb, dtm, outline, shapes[order],
+        yield Parcel(rgb, dtm, dtm_path, outline, shapes[order],
                      [kinds.values[found[near[i]]] for i in order],
                      kinds.background, notes)
 

@@ -193,8 +193,10 @@ def write_scene(scene: Scene, image: Path, label: Path, scratch: Path,
             raise ValueError(
                 f'{label} would hold ids {found} with {len(palette)} classes;'
                 ' the tables of this converter are wrong.')
-        labels.finish()
-        images.finish()
+        for writer in (labels, images):
+            writer.finish()
+        for writer in (labels, images):
+            writer.publish()
     return dict(
         height=grid.height, width=grid.width,
         class_pixels=counts[:len(palette)].tolist(),

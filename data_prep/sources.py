@@ -26,8 +26,8 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
     Raises:
         FileNotFoundError: There is no such file.
         PermissionError: It may not be read.
-        ValueError: It cannot be read, ends too early, holds no pixel, or is
-            meant to be shown turned.
+        ValueError: It cannot be opened, holds no pixel, or is meant to be
+            shown turned.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -40,16 +40,23 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
             'permissions.') from error
     if not path.stat().st_size:
         raise ValueError(f'{path} is empty; download it again.')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with naming(path):
+            raster = rasterio.open(path)
+    with raster:
+        _check_orientation(path, raster)
+        if not raster.height or not raster.width:
+            raise ValueError(f'{path} has {raster.height} x {raster.width} '
+                             'pixels; replace it.')
+        yield raster
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name the file in what goes wrong with reading it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(path) as raster:
-                _check_orientation(path, raster)
-                if not raster.height or not raster.width:
-                    raise ValueError(
-                        f'{path} has {raster.height} x {raster.width} '
-                        'pixels; replace it.')
-                yield raster
+        yield
     except RasterioIOError as error:
         reason = error.__cause__ or error
         raise ValueError(
@@ -60,7 +67,8 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
 def read_rows(raster: rasterio.DatasetReader, top: int, height: int,
               width: int) -> np.ndarray:
     """All bands (C, height, width) from row ``top`` on."""
-    return raster.read(window=Window(0, top, width, height))
+    with naming(raster.name):
+        return raster.read(window=Window(0, top, width, height))
 
 
 def grid_of(raster: rasterio.DatasetReader) -> Grid:

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,9 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
+
+# Some functions of rasterio let these of GDAL through.
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
@@ -58,7 +61,7 @@ def strips(height: int) -> Iterator[tuple[int, int]]:
 class RasterWriter:
     """A raster that grows from top to bottom and appears when it is whole.
 
-    Use as a context manager; without :meth:`finish` nothing is left behind.
+    Use as a context manager; without :meth:`publish` nothing is left behind.
 
     Args:
         path: File to write.
@@ -88,12 +91,14 @@ class RasterWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(
             prefix=f'.{path.stem}.', dir=scratch or path.parent))
+        self._whole = self._folder / 'whole.tif'
         self._stack = ExitStack()
-        self._levels = [
-            self._stack.enter_context(_Level(
-                self._folder / f'{k}.tif', grid, k, count, dtype, nodata,
-                colours if k == 1 else None)) for k in self.factors
-        ]
+        with _naming(path):
+            self._levels = [
+                self._stack.enter_context(_Level(
+                    self._folder / f'{k}.tif', grid, k, count, dtype, nodata,
+                    colours if k == 1 else None)) for k in self.factors
+            ]
 
     def __enter__(self) -> 'RasterWriter':
         return self
@@ -104,36 +109,34 @@ class RasterWriter:
             reduced = nearest(rows, self.factors[1:])
         else:
             reduced = area_means(rows, self.factors[1:], self.nodata)
-        for level, pixels in zip(self._levels, (rows, *reduced)):
-            level.write(pixels)
+        with _naming(self.path):
+            for level, pixels in zip(self._levels, (rows, *reduced)):
+                level.write(pixels)
 
     def finish(self) -> None:
-        """Assemble, read back and give the file its name.
+        """Assemble the file and read it back, for :meth:`publish`.
 
         Raises:
             OSError: The disk is full or failing.
         """
-        whole = self._folder / 'whole.tif'
-        try:
+        with _naming(self.path):
             for level in self._levels:
                 level.close()
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                rasterio.shutil.copy(
-                    self._virtual(), whole, copy_src_overviews=True,
-                    **LAYOUT, **self._options())
-                self._read_back(whole)
-        except RasterioError as error:
-            raise OSError(
-                f'{self.path} cannot be written ({error}); is the disk full? '
-                'Make room and run the same command again.') from error
-        whole.replace(self.path)
+            rasterio.shutil.copy(
+                self._virtual(), self._whole, copy_src_overviews=True,
+                **LAYOUT, **self._options())
+            self._read_back(self._whole)
+
+    def publish(self) -> None:
+        """Give the finished file its name."""
+        self._whole.replace(self.path)
 
     def __exit__(self, kind: type | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         try:
-            self._stack.close()
-        except RasterioError:
+            with _naming(self.path):
+                self._stack.close()
+        except OSError:
             # Closing an unfinished file on a full disk; the error that led
             # here says so already.
             if error is None:
@@ -151,9 +154,7 @@ class RasterWriter:
     def _virtual(self) -> Path:
         """A VRT of the finest level that knows the others as overviews."""
         path = self._folder / 'levels.vrt'
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            rasterio.shutil.copy(self._levels[0].path, path, driver='VRT')
+        rasterio.shutil.copy(self._levels[0].path, path, driver='VRT')
         tree = ElementTree.parse(path)
         for band in tree.iter('VRTRasterBand'):
             for level in self._levels[1:]:
@@ -180,6 +181,19 @@ class RasterWriter:
                 raise RasterioError('it reads back otherwise')
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in what goes wrong with writing it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            yield
+    except (RasterioError, CPLE_BaseError) as error:
+        raise OSError(
+            f'{path} cannot be written ({error}); is the disk full? Make room'
+            ' and run the same command again.') from error
+
+
 class _Level:
     """One resolution of a raster under way, in a file of its own."""
 
@@ -191,14 +205,12 @@ class _Level:
         self.crc = 0
         self._top = 0
         self._rows: list[np.ndarray] = []
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            self._raster = rasterio.open(
-                path, 'w', **LAYOUT, count=count, dtype=dtype,
-                height=-(-grid.height // factor),
-                width=-(-grid.width // factor), nodata=nodata, crs=grid.crs,
-                transform=grid.transform @ Affine.scale(factor),
-                compress='deflate', zlevel=1)
+        self._raster = rasterio.open(
+            path, 'w', **LAYOUT, count=count, dtype=dtype,
+            height=-(-grid.height // factor), width=-(-grid.width // factor),
+            nodata=nodata, crs=grid.crs,
+            transform=grid.transform @ Affine.scale(factor),
+            compress='deflate', zlevel=1)
         if colours:
             self._raster.write_colormap(1, colours)
 
@@ -268,3 +280,4 @@ def _write(path: Path, pixels: np.ndarray, colours: dict | None,
         for top, rows in strips(height):
             writer.write(pixels[:, top:top + rows])
         writer.finish()
+        writer.publish()

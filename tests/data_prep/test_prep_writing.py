@@ -37,6 +37,7 @@ def write(path, image, grid=None, **options):
         for top, rows in strips(height):
             writer.write(image[:, top:top + rows])
         writer.finish()
+        writer.publish()
 
 
 @settings(deadline=None, max_examples=25)
@@ -133,13 +134,14 @@ def test_sample_may_be_lossy(tmp_path):
         assert np.abs(raster.read().astype(int) - 99).max() <= 2
 
 
-def test_nothing_is_left_without_finish(tmp_path):
+def test_nothing_is_left_without_publishing(tmp_path):
     with RasterWriter(tmp_path / 'a.tif', Grid(9, 9), 1, 'uint8') as writer:
         writer.write(np.zeros((1, 9, 9), np.uint8))
+        writer.finish()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_of_unequal_number_are_refused_on_reading_back(tmp_path):
+def test_what_reads_back_otherwise_is_refused(tmp_path):
     with pytest.raises(OSError, match='reads back otherwise'), RasterWriter(
             tmp_path / 'a.tif', Grid(300, 9), 1, 'uint8') as writer:
         writer.write(np.ones((1, 256, 9), np.uint8))
