@@ -5,10 +5,19 @@ __version__ = '0.1.0'
 
 check_host()
 
-from . import backbones  # noqa: E402, F401
-from . import data_preprocessor  # noqa: E402, F401
-from . import datasets  # noqa: E402, F401
-from . import heads  # noqa: E402, F401
-from . import losses  # noqa: E402, F401
-from . import segmentors  # noqa: E402, F401
-from . import transforms  # noqa: E402, F401
+from . import (  # noqa: E402
+    backbones,
+    data_preprocessor,
+    datasets,
+    evaluation,
+    heads,
+    hooks,
+    losses,
+    segmentors,
+    transforms,
+)
+
+__all__ = [
+    'backbones', 'data_preprocessor', 'datasets', 'evaluation', 'heads',
+    'hooks', 'losses', 'segmentors', 'transforms'
+]

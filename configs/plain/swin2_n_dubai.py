@@ -4,6 +4,7 @@ mean = {{_base_.mean}}
 model = dict(
     backbone=dict(
         arch=dict(
+            _delete_=True,
             embed_dims=48,
             depths=[2, 2, 2, 2],
             num_heads=[2, 4, 8, 16],
@@ -22,7 +23,7 @@ train_pipeline = [
 ]
 train_dataloader = dict(
     num_workers=1, dataset=dict(pipeline=train_pipeline))
-max_iters = 400
+max_iters = 300
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(

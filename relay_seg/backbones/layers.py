@@ -3,12 +3,20 @@
 The only place that imports them, so that a renamed host layer is mended here.
 """
 from mmcv.cnn.bricks.transformer import PatchEmbed
-from mmpretrain.models.backbones.swin_transformer_v2 import (SwinBlockV2,
-                                                             SwinTransformerV2)
+from mmpretrain.models.backbones.swin_transformer_v2 import (
+                                                             SwinBlockV2,
+                                                             SwinTransformerV2,
+)
 from mmpretrain.models.backbones.vision_transformer import (
-    TransformerEncoderLayer, VisionTransformer)
-from mmpretrain.models.utils import (PatchMerging, ShiftWindowMSA,
-                                     build_norm_layer, resize_pos_embed)
+                                                             TransformerEncoderLayer,
+                                                             VisionTransformer,
+)
+from mmpretrain.models.utils import (
+                                                             PatchMerging,
+                                                             ShiftWindowMSA,
+                                                             build_norm_layer,
+                                                             resize_pos_embed,
+)
 
 VIT_ARCHS = VisionTransformer.arch_zoo
 SWINV2_ARCHS = SwinTransformerV2.arch_zoo

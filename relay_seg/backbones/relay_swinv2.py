@@ -13,8 +13,14 @@ from relay_seg.relay import relay_step
 from relay_seg.views import Pyramid, Views
 
 from .base import RelayBackbone, find_arch
-from .layers import (SWINV2_ARCHS, PatchEmbed, PatchMerging, ShiftWindowMSA,
-                     SwinBlockV2, build_norm_layer)
+from .layers import (
+    SWINV2_ARCHS,
+    PatchEmbed,
+    PatchMerging,
+    ShiftWindowMSA,
+    SwinBlockV2,
+    build_norm_layer,
+)
 
 RELAY_BIASES = ('learned', 'zero')
 MAX_LOGIT_SCALE = log(1. / 0.01)  # Swin Transformer V2

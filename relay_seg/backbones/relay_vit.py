@@ -13,8 +13,13 @@ from relay_seg.relay import relay_step
 from relay_seg.views import Pyramid, Views
 
 from .base import RelayBackbone, find_arch
-from .layers import (VIT_ARCHS, PatchEmbed, TransformerEncoderLayer,
-                     build_norm_layer, resize_pos_embed)
+from .layers import (
+    VIT_ARCHS,
+    PatchEmbed,
+    TransformerEncoderLayer,
+    build_norm_layer,
+    resize_pos_embed,
+)
 
 
 @MODELS.register_module()

@@ -5,8 +5,14 @@ import torch
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
 
-from relay_seg.views import (Views, batched, blend_weights, crop, cut_views,
-                             plan_windows)
+from relay_seg.views import (
+    Views,
+    batched,
+    blend_weights,
+    crop,
+    cut_views,
+    plan_windows,
+)
 
 
 class SlideEncoderDecoder(EncoderDecoder):

@@ -63,8 +63,8 @@ class ReadViews(BaseTransform):
     """Read the views of a window, and their labels, from disk.
 
     Required Keys: img_path, seg_map_path, label_lookup, window, window_size,
-    context_factors. Added Keys: views (each (C, H, W) float32), labels (local (H, W) uint8,
-    then (k*H, k*W) of each global view), img_shape, ori_shape.
+    context_factors. Added Keys: views (each (C, H, W) float32), labels (local
+    (H, W) uint8, then (k*H, k*W) of each global view), img_shape, ori_shape.
 
     Args:
         fill: Value of each band outside the scene: the mean that the data

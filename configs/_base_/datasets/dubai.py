@@ -47,5 +47,5 @@ test_dataloader = dict(
         data_prefix=dict(img_path='img_dir/test', seg_map_path='ann_dir/test'),
         test_mode=True,
         pipeline=test_pipeline))
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU', 'mFscore'])
+val_evaluator = dict(type='ConfusionMetric')
 test_evaluator = val_evaluator

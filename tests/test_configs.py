@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+
+import relay_seg  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+RELAY = sorted((ROOT / 'configs/relay').glob('*.py'))
+PLAIN = sorted((ROOT / 'configs/plain').glob('*.py'))
+
+#: All that a relay config may change of its plain twin: what relay means.
+RELAY_MEANS = {
+    'model.type', 'model.context_factors', 'model.backbone.type',
+    'train_dataloader.dataset.context_factors'
+}
+#: What the plain ViT of the host needs to give feature maps.
+PLAIN_VIT = {'model.backbone.with_cls_token', 'model.backbone.out_type'}
+
+
+def flatten(cfg, prefix=''):
+    for key, value in cfg.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def test_twins_exist():
+    assert {f'rt_{path.name}' for path in PLAIN} == {p.name for p in RELAY}
+
+
+@pytest.mark.parametrize('path', RELAY, ids=lambda p: p.stem)
+def test_twins_differ_only_in_what_relay_means(path):
+    relay = dict(flatten(Config.fromfile(path)))
+    name = path.name.removeprefix('rt_')
+    plain = dict(flatten(Config.fromfile(ROOT / 'configs/plain' / name)))
+    differ = {k for k in relay.keys() | plain.keys()
+              if relay.get(k) != plain.get(k)}
+    assert differ == RELAY_MEANS | (PLAIN_VIT if 'vit' in name else set())
+
+
+@pytest.mark.parametrize('path', RELAY + PLAIN, ids=lambda p: p.stem)
+def test_parts_agree(path):
+    cfg = Config.fromfile(path)
+    init_default_scope('mmseg')
+    crop = cfg.model.test_cfg.crop_size
+    steps = {s['type']: s for s in cfg.train_dataloader.dataset.pipeline}
+    test_steps = {s['type']: s for s in cfg.test_dataloader.dataset.pipeline}
+    assert tuple(steps['SampleWindow'].size) == crop
+    side = cfg.model.backbone.img_size
+    assert crop == (side, side)
+    mean = cfg.model.data_preprocessor.mean
+    assert list(steps['ReadViews'].fill) == list(mean)
+    assert test_steps['ReadScene'].num_bands == len(mean)
+    assert cfg.model.backbone.get('in_channels', 3) == len(mean)
+    dataset = DATASETS.get(cfg.train_dataloader.dataset.type)
+    classes = dataset.METAINFO['classes']
+    assert cfg.model.decode_head.num_classes == len(classes)
+    assert len(dataset.METAINFO['palette']) == len(classes)
+    assert cfg.custom_imports.imports == ['relay_seg']
+    assert cfg.model.decode_head.loss_decode.avg_non_ignore
+
+
+@pytest.mark.parametrize('path', RELAY, ids=lambda p: p.stem)
+def test_relay_adds_under_two_percent(path):
+    count = []
+    init_default_scope('mmseg')
+    for folder, name in (('relay', path.name),
+                         ('plain', path.name.removeprefix('rt_'))):
+        cfg = Config.fromfile(ROOT / 'configs' / folder / name)
+        cfg.model.decode_head.channels = 32
+        model = MODELS.build(cfg.model)
+        count.append(sum(p.numel() for p in model.backbone.parameters()))
+    relay, plain = count
+    assert plain < relay < 1.02 * plain

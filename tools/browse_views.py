@@ -1,0 +1,44 @@
+"""Draw training samples: views with the window's outline, and labels."""
+import argparse
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+
+from relay_seg.drawing import draw_sample, stack
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Draw training samples.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--out', default='samples.png', type=Path)
+    parser.add_argument('-n', '--number', type=int, default=6)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={},
+        help='settings to override, as key=value')
+    args = parser.parse_args()
+
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    init_default_scope(cfg.default_scope)
+    dataset_cfg = cfg.train_dataloader.dataset
+    # Everything but packing: the sample as the model will get it.
+    dataset_cfg.pipeline = [
+        step for step in dataset_cfg.pipeline if step['type'] != 'PackViews']
+    dataset = DATASETS.build(dataset_cfg)
+    np.random.seed(args.seed)
+    rows = []
+    for _ in range(args.number):
+        sample = dataset[np.random.randint(len(dataset))]
+        rows.append(draw_sample(sample['views'], sample['labels'],
+                                sample['context_factors'],
+                                dataset.metainfo['palette']))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    stack(rows).save(args.out)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Set up .venv and run the tests:  tools/run_tests.sh [arguments of pytest]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+tools/setup_env.sh
+exec .venv/bin/python -m pytest "$@"

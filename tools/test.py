@@ -1,0 +1,56 @@
+"""Test a model with slide inference; write metrics, on request pictures."""
+import argparse
+import time
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+
+from relay_seg.engine import build_runner, write_results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Test a model.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--work-dir', help='folder for logs and results.json; '
+        'work_dirs/CONFIG by default')
+    parser.add_argument(
+        '--out', help='folder for predicted class ids, a GeoTIFF a scene')
+    parser.add_argument(
+        '--show-dir', help='folder for pictures: scene, truth, prediction')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={},
+        help='settings to override, as key=value, such as '
+        "model.test_cfg.blend='center'")
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none', help='how processes were started')
+    parser.add_argument('--local-rank', type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+
+    if not Path(args.checkpoint).is_file():
+        parser.error(f'{args.checkpoint} is no file; give a checkpoint that '
+                     'tools/train.py wrote, such as work_dirs/.../iter_*.pth')
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get(
+        'work_dir', f'work_dirs/{Path(args.config).stem}')
+    cfg.launcher = args.launcher
+    cfg.load_from = args.checkpoint
+    if args.out or args.show_dir:
+        cfg.custom_hooks = [
+            *cfg.get('custom_hooks', []),
+            dict(type='WritePredictions', ids=args.out, pictures=args.show_dir)
+        ]
+    runner = build_runner(cfg)
+    start = time.perf_counter()
+    metrics = runner.test()
+    if is_main_process():
+        write_results(runner, metrics, args.checkpoint,
+                      time.perf_counter() - start)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,46 @@
+"""Train a model: the host's runner, with relay_seg's checks around it."""
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from relay_seg.engine import build_runner
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Train a model.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints; '
+        'work_dirs/CONFIG by default')
+    parser.add_argument(
+        '--resume', action='store_true',
+        help='go on from the last checkpoint in the work dir')
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--seed', type=int, help='seed of this run')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={},
+        help='settings to override, as key=value, such as '
+        'train_cfg.max_iters=100')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none', help='how processes were started')
+    parser.add_argument('--local-rank', type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get(
+        'work_dir', f'work_dirs/{Path(args.config).stem}')
+    cfg.launcher = args.launcher
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if args.seed is not None:
+        cfg.randomness = dict(seed=args.seed)
+    cfg.resume = args.resume or cfg.get('resume', False)
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
