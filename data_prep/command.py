@@ -88,7 +88,7 @@ def run(converter: Converter, description: str | None,
     parser.add_argument('raw', type=Path, help='folder as downloaded')
     parser.add_argument('out', type=Path, help='folder to write')
     parser.add_argument(
-        '--jobs', type=int, default=len(os.sched_getaffinity(0)),
+        '--jobs', type=int, default=_processors(),
         help='processes at a time, up to 2 GB of memory each (%(default)s)')
     parser.add_argument(
         '--check', action='store_true',
@@ -139,7 +139,7 @@ def _convert(converter: Converter, plan: Plan, raw: Path, out: Path,
                       f'{len(plan.tasks)} scenes are there already.')
     scratch = out / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
+    scratch.mkdir(exist_ok=True)  # the dying workers of a killed run are in it
     work = partial(convert_task, raw=raw, out=out, options=options,
                    palette=converter.palette)
     try:
@@ -219,6 +219,13 @@ def _refuse_strangers(plan: Plan, out: Path) -> None:
             f'{out} holds {len(strangers)} file(s) that do not come from this '
             f'raw folder, e.g. {strangers[0]}, and training would read them; '
             'delete them or choose another folder.')
+
+
+def _processors() -> int:
+    """Processors that this process may use, where the system tells."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _rasters(out: Path) -> list[str]:

@@ -92,8 +92,8 @@ def _journal(path: Path) -> Iterable[dict]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole."""
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
+    """Replace a file as a whole; only one process at a time may."""
+    unfinished = path.with_name(f'.{path.name}.unfinished')
     try:
         with unfinished.open('w') as file:
             file.write(text)

@@ -106,16 +106,15 @@ class Parcel:
         """Image (4, height, W) float32, NaN for nothing, and label."""
         width = self.grid.width
         window = Window(0, top, width, height)
+        image = np.empty((self.count, height, width), dtype=self.dtype)
         with naming(self._rgb.name):
-            rgb = self._rgb.read([1, 2, 3], window=window, out_dtype='float32')
+            self._rgb.read([1, 2, 3], window=window, out=image[:3])
             if MaskFlags.all_valid not in self._rgb.mask_flag_enums[0]:
-                rgb[:, self._rgb.dataset_mask(window=window) == 0] = np.nan
+                image[:3, self._rgb.dataset_mask(window=window) == 0] = np.nan
         with naming(self._dtm_path):
-            dtm = self._dtm.read(
-                [1], window=window, masked=True, out_dtype='float32')
-        dtm = dtm.filled(np.nan)
-        dtm[np.isinf(dtm)] = np.nan
-        image = np.concatenate((rgb, dtm))
+            self._dtm.read([1], window=window, out=image[3:])
+            image[3, self._dtm.read_masks(1, window=window) == 0] = np.nan
+        image[3, np.isinf(image[3])] = np.nan
 
         place = self.grid.transform @ Affine.translation(0, top)
         label = draw(self._shapes, self._values, height, width, place,

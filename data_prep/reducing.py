@@ -20,29 +20,8 @@ def area_means(rows: np.ndarray, factors: Sequence[int],
         (C, ceil(H / k), ceil(W / k)) of the type of ``rows`` for each
         factor; whole numbers are rounded once, halves up.
     """
-    whole = rows.dtype.kind in 'ui'
-    if nodata is None:
-        sums, counts = rows, np.ones((1, *rows.shape[1:]), np.uint8)
-    else:
-        valid = ~np.isnan(rows) if np.isnan(nodata) else rows != nodata
-        sums, counts = np.where(valid, rows, 0), valid.astype(np.uint8)
-    means = []
-    for _ in factors:
-        sums = _halve(sums, np.int64 if whole else np.float64)
-        counts = _halve(counts, np.int32)
-        number = np.maximum(counts, 1)
-        if whole:
-            mean = (2 * sums + number) // (2 * number)
-        else:
-            mean = sums / number
-        if nodata is not None:
-            if whole:
-                # A mean that happens to be the value of nothing is something.
-                step = 1 if nodata < np.iinfo(rows.dtype).max else -1
-                mean = np.where(mean == nodata, mean + step, mean)
-            mean = np.where(counts == 0, nodata, mean)
-        means.append(mean.astype(rows.dtype))
-    return means
+    bands = [_band_means(band, factors, nodata) for band in rows]
+    return [np.stack(means) for means in zip(*bands)]
 
 
 def nearest(rows: np.ndarray, factors: Sequence[int]) -> list[np.ndarray]:
@@ -63,13 +42,39 @@ def nearest(rows: np.ndarray, factors: Sequence[int]) -> list[np.ndarray]:
     return picked
 
 
+def _band_means(band: np.ndarray, factors: Sequence[int],
+                nodata: float | None) -> list[np.ndarray]:
+    """:func:`area_means` of one band (H, W)."""
+    whole = band.dtype.kind in 'ui'
+    if nodata is None:
+        sums, counts = band, np.ones(band.shape, np.uint8)
+    else:
+        valid = ~np.isnan(band) if np.isnan(nodata) else band != nodata
+        sums, counts = np.where(valid, band, 0), valid
+    means = []
+    for _ in factors:
+        sums = _halve(sums, np.int64 if whole else np.float64)
+        counts = _halve(counts, np.int32)
+        number = np.maximum(counts, 1)
+        if whole:
+            mean = (2 * sums + number) // (2 * number)
+        else:
+            mean = sums / number
+        if nodata is not None:
+            if whole:
+                # A mean that happens to be the value of nothing is something.
+                step = 1 if nodata < np.iinfo(band.dtype).max else -1
+                mean = np.where(mean == nodata, mean + step, mean)
+            mean = np.where(counts == 0, nodata, mean)
+        means.append(mean.astype(band.dtype))
+    return means
+
+
 def _halve(x: np.ndarray, dtype: type) -> np.ndarray:
-    """Sums over 2 x 2 pixels (C, H, W), fewer at odd edges."""
-    for axis in (1, 2):
-        even, odd = (x[(slice(None), ) * axis + (slice(start, None, 2), )]
-                     for start in (0, 1))
-        total = even.astype(dtype)
-        inner = (slice(None), ) * axis + (slice(odd.shape[axis]), )
-        total[inner] += odd
-        x = total
-    return x
+    """Sums over 2 x 2 pixels (H, W), fewer at odd edges."""
+    total = x[::2].astype(dtype)
+    total[:x.shape[0] // 2] += x[1::2]
+    x = total
+    total = x[:, ::2].copy()
+    total[:, :x.shape[1] // 2] += x[:, 1::2]
+    return total

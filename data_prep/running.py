@@ -25,7 +25,7 @@ from rich.progress import (
 from scenes import Scene, write_scene
 
 #: Memory of GDAL's block cache in each process, in bytes.
-CACHE = 256 * 2**20
+CACHE = 128 * 2**20
 SCRATCH = '.unfinished'
 LOCK = '.lock'
 

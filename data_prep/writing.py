@@ -232,8 +232,9 @@ class _Level:
         self._raster.close()
 
     def _flush(self) -> None:
-        rows = np.ascontiguousarray(
-            np.concatenate(self._rows, axis=1), dtype=self.dtype)
+        rows = (self._rows[0] if len(self._rows) == 1 else
+                np.concatenate(self._rows, axis=1))
+        rows = np.ascontiguousarray(rows, dtype=self.dtype)
         self._rows = []
         self._raster.write(
             rows, window=Window(0, self._top, rows.shape[2], rows.shape[1]))

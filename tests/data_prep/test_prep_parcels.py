@@ -110,7 +110,8 @@ def test_nodata_is_never_counted(places):
     assert set(coarse[~np.isnan(coarse)]) == {7}
 
 
-@pytest.mark.parametrize('pixel, method', [(1.5, 'bilinear'), (0.2, 'average')])
+@pytest.mark.parametrize('pixel, method', [
+    (1.5, 'bilinear'), (0.2, 'average')])
 def test_elevation_on_another_grid_is_aligned(places, pixel, method):
     """A plane stays a plane, whatever the grid it was sampled on."""
     raw, out = places

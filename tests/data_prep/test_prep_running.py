@@ -3,10 +3,14 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import raw_folders
 import urur
 from manifest import JOURNAL, read_manifest
@@ -250,3 +254,44 @@ def test_ctrl_c_keeps_what_is_finished(small, monkeypatch):
     assert set(read_manifest(out).scenes) == {
         'img_dir/train/a.tif', 'img_dir/train/b.tif'}
     assert convert(raw, out) == 0
+
+
+LARGE_SCENE = """
+import resource, sys
+from pathlib import Path
+import numpy as np, rasterio
+from scenes import write_scene
+from writing import Grid
+
+class Large:
+    grid, count, dtype = Grid(3072, 4096), 4, 'float32'
+    nodata, notes = float('nan'), []
+
+    def rows(self, top, height):
+        image = np.full((4, height, 4096), top, np.float32)
+        image[:, :, ::7] = np.nan
+        return image, np.full((height, 4096), top // 1024, np.uint8)
+
+    def finish(self):
+        pass
+
+limit = int(sys.argv[2]) * 2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+out = Path(sys.argv[1])
+with rasterio.Env(GDAL_CACHEMAX=16 * 2**20):
+    content = write_scene(Large(), out / 'i.tif', out / 'l.tif', out,
+                          [[i, i, i] for i in range(3)])
+assert content['class_pixels'] == [1024 * 4096] * 3
+"""
+
+
+def test_memory_does_not_depend_on_height(tmp_path):
+    """201 MB of pixels, in 190 MB of memory with everything."""
+    tools = Path(urur.__file__).parent
+    done = subprocess.run(
+        [sys.executable, '-c', LARGE_SCENE, str(tmp_path), '190'],
+        env=dict(os.environ, PYTHONPATH=str(tools), OPENBLAS_NUM_THREADS='1'),
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(tmp_path / 'i.tif') as raster:
+        assert raster.shape == (3072, 4096)
