@@ -4,6 +4,7 @@ import json
 
 import archaeoscape
 import cityscapes
+import dubai
 import gleason
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import rasterio
 import raw_folders
 import urur
 from PIL import Image
+from writing import write_label
 
 from relay_seg.datasets import (
     ArchaeoscapeDataset,
@@ -214,3 +216,37 @@ def test_a_folder_of_something_else_is_refused(name, places, capsys):
     told = capsys.readouterr().out
     assert 'looked for' in told and str(raw) in told
     assert not out.exists()
+
+
+def test_archives_unpacked_into_folders_of_their_names(places):
+    raw, out = places
+    truth = raw_folders.make_cityscapes(raw)
+    for name in ('leftImg8bit', 'gtFine'):
+        (raw / f'{name}_trainvaltest').mkdir()
+        (raw / name).rename(raw / f'{name}_trainvaltest' / name)
+    assert cityscapes.main([str(raw), str(out), '--jobs', '1']) == 0
+    assert len(list(out.glob('img_dir/*/*'))) == len(truth)
+
+
+def test_parts_of_a_dubai_scene_may_be_a_pixel_off(places):
+    raw, out = places
+    whole = raw_folders.noise(95, 122)
+    label = raw_folders.blocks([0, 1, 2, 3, 4, 255], 95, 122).astype(np.uint8)
+    rows, columns = (0, 30, 62, 95), (0, 41, 80, 122)
+    for part in range(9):
+        i, j = divmod(part, 3)
+        name = f'tile1_part{part + 1:03d}'
+        place = np.s_[rows[i]:rows[i + 1], columns[j]:columns[j + 1]]
+        extra = int(part in (2, 7))  # one pixel more at the lower end
+        raw_folders.save(
+            raw / 'images' / f'{name}.jpg',
+            np.pad(whole[place], ((0, extra), (0, 0), (0, 0)), mode='edge'),
+            quality=100, subsampling=0)
+        raw_folders.save(raw / 'masks' / f'{name}.png',
+                         np.pad(label[place], ((0, extra), (0, 0))))
+    image, found = dubai.read_scene(raw, 1)
+    assert image.shape == (3, 95, 122)
+    assert np.abs(image.transpose(1, 2, 0).astype(int) - whole).max() < 9
+    np.testing.assert_array_equal(found, label)
+    write_label(out / 'a.tif', found, dubai.DubaiDataset.METAINFO['palette'])
+    np.testing.assert_array_equal(read(out / 'a.tif')[0], label)
