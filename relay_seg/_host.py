@@ -1,5 +1,6 @@
 """Is the host here, new enough and whole? Said before anything else fails."""
 from importlib import import_module
+from types import ModuleType
 
 INSTALL = (
     'pip install "torch>=2.1,<2.13" "torchvision<0.28" '
@@ -8,15 +9,17 @@ INSTALL = (
 
 #: Oldest version of each package, of the original or of OneDL, that works.
 OLDEST = {
+    'ftfy': (6, 0),
+    'rasterio': (1, 3),
     'torch': (2, 1),
     'torchvision': (0, 16),
-    'rasterio': (1, 3),
-    'ftfy': (6, 0),
     'mmengine': (0, 10),
     'mmcv': (2, 0),
     'mmseg': (1, 2),
     'mmpretrain': (1, 2),
 }
+#: Parts of the host that import compiled operators or one another.
+PARTS = ('mmseg.datasets', 'mmseg.models', 'mmpretrain.models')
 
 
 def check_host() -> None:
@@ -27,20 +30,26 @@ def check_host() -> None:
             says which, why and what to install.
     """
     for name, oldest in OLDEST.items():
-        try:
-            module = import_module(name)
-        except ModuleNotFoundError as error:
-            raise ImportError(f'relay_seg needs {error.name}, which is not '
-                              f'installed. Run: {INSTALL}') from error
-        except Exception as error:
-            raise ImportError(
-                f'relay_seg needs {name}, which is installed but does not '
-                f'import ({type(error).__name__}: {error}). Versions may not '
-                f'fit together. Run: {INSTALL}') from error
+        module = _import(name)
         if version_of(module.__version__) < oldest:
             raise ImportError(
                 f'relay_seg needs {name} {".".join(map(str, oldest))} or '
                 f'newer, found {module.__version__}. Run: {INSTALL}')
+    for name in PARTS:
+        _import(name)
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f'relay_seg needs {error.name}, which is not '
+                          f'installed. Run: {INSTALL}') from error
+    except Exception as error:
+        raise ImportError(
+            f'relay_seg needs {name}, which is installed but does not '
+            f'import ({type(error).__name__}: {error}). Versions may not '
+            f'fit together. Run: {INSTALL}') from error
 
 
 def version_of(text: str) -> tuple[int, ...]:

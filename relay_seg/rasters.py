@@ -27,7 +27,9 @@ def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(path) as raster:
+            # GDAL's fast path for whole PNGs does not see that one ends early.
+            with (rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'),
+                  rasterio.open(path) as raster):
                 yield raster
     except RasterioIOError as error:
         raise ValueError(
@@ -77,7 +79,11 @@ def choose_bands(raster: rasterio.DatasetReader, bands: Sequence[int] | None,
         expected: Bands of the model.
     """
     chosen = tuple(bands) if bands else raster.indexes
-    if len(chosen) != expected or max(chosen) > raster.count:
+    if not set(chosen) <= set(raster.indexes):
+        raise ValueError(
+            f'{raster.name} has bands 1 to {raster.count} but bands={chosen} '
+            'are asked for; choose among them (1 is the first).')
+    if len(chosen) != expected:
         raise ValueError(
             f'{raster.name} has {raster.count} bands, {len(chosen)} are '
             f'asked for and the model takes {expected}; choose them with '

@@ -40,8 +40,8 @@ class Window(NamedTuple):
 def surroundings(window: Window, factor: int) -> Window:
     """The region a global view shows: same centre, ``factor`` times as wide.
 
-    If ``(factor - 1) * size`` is odd the centre moves up or left by half a
-    native pixel.
+    If ``(factor - 1) * size`` is odd the centre moves down or right by half
+    a native pixel.
 
     Args:
         window: Local window.
@@ -199,7 +199,7 @@ def cut_views(read: Callable[[Window], Image], window: Window,
         for factor in (1, *factors))
 
 
-def center(image: Tensor, factor: int) -> Tensor:
+def center(image: Image, factor: int) -> Image:
     """The part of a global view that its local view shows.
 
     Args:

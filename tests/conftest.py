@@ -54,7 +54,8 @@ def _make_scene(folder, split, name, image=None, label=None, suffix='.tif'):
         label[:12, :20] = 255
     if image is None:
         image = rng.normal(0, 12, (3, *label.shape))
-        colour = 30 + 40 * np.where(label == 255, CLASSES, label)
+        colour = np.where(label == 255, CLASSES, label).astype(int)
+        colour = 30 + 40 * colour
         image += np.stack([colour, 255 - colour, colour[::-1]])
         image = image.clip(0, 255).astype(np.uint8)
     image_path = _write_raster(
@@ -94,3 +95,13 @@ def scenes(tmp_path):
         for name in 'ab':
             _make_scene(tmp_path, split, name)
     return tmp_path
+
+
+@pytest.fixture(scope='module')
+def module_scenes(tmp_path_factory):
+    """As ``scenes``, for tests that only read them."""
+    folder = tmp_path_factory.mktemp('scenes')
+    for split in ('train', 'val', 'test'):
+        for name in 'ab':
+            _make_scene(folder, split, name)
+    return folder

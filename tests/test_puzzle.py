@@ -103,6 +103,7 @@ def test_cut_off_it_cannot_be_solved(family):
 
 def main():
     """Steps that each fusion and relay bias needs: the table in the docs."""
+    torch.set_num_threads(1)
     print('| model | fusion | relay bias | steps to 95 % | accuracy |')
     print('|---|---|---|---|---|')
     variants = [('vit', dict(fusion=f)) for f in FUSIONS]

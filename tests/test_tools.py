@@ -1,6 +1,7 @@
 """The commands of the README, as a user runs them."""
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -19,140 +21,176 @@ RELAY = 'configs/relay/rt_swin2_n_dubai.py'
 PLAIN = 'configs/plain/swin2_n_dubai.py'
 
 
-@pytest.fixture
-def options(scenes):
-    """A run of seconds: four iterations on generated scenes."""
+def options(scenes, iters=4, **extra):
+    """A run of seconds: few iterations on generated scenes."""
+    settings = {
+        'train_dataloader.batch_size': 2,
+        'model.decode_head.channels': 8,
+        'train_cfg.max_iters': iters,
+        'train_cfg.val_interval': iters,
+        'param_scheduler.0.end': 2,
+        'param_scheduler.1.begin': 2,
+        'param_scheduler.1.end': 8,
+        'default_hooks.logger.interval': 1,
+        'default_hooks.checkpoint.interval': 2,
+    }
+    for split in ('train', 'val', 'test'):
+        settings[f'{split}_dataloader.dataset.data_root'] = scenes
+        settings[f'{split}_dataloader.num_workers'] = 0
+        settings[f'{split}_dataloader.persistent_workers'] = False
+    settings |= extra
+    return ['--cfg-options', *(f'{k}={v}' for k, v in settings.items())]
 
-    def build(iters=4, **extra):
-        settings = {
-            'train_dataloader.dataset.data_root': scenes,
-            'val_dataloader.dataset.data_root': scenes,
-            'test_dataloader.dataset.data_root': scenes,
-            'train_dataloader.batch_size': 2,
-            'train_dataloader.num_workers': 0,
-            'train_dataloader.persistent_workers': False,
-            'val_dataloader.num_workers': 0,
-            'val_dataloader.persistent_workers': False,
-            'test_dataloader.num_workers': 0,
-            'test_dataloader.persistent_workers': False,
-            'model.decode_head.channels': 8,
-            'train_cfg.max_iters': iters,
-            'train_cfg.val_interval': iters,
-            'param_scheduler.1.end': 8,
-            'param_scheduler.0.end': 2,
-            'param_scheduler.1.begin': 2,
-            'default_hooks.logger.interval': 1,
-            'default_hooks.checkpoint.interval': 2,
-        } | extra
-        return ['--cfg-options', *(f'{k}={v}' for k, v in settings.items())]
 
-    return build
+def call(tool, *arguments):
+    """Run a tool in this process: starting one takes seconds."""
+    SegLocalVisualizer._instance_dict.clear()  # it logs to its first folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, 'argv', [str(tool), *map(str, arguments)])
+        runpy.run_path(str(tool), run_name='__main__')
 
 
 def environment():
-    # Threads would make the order of sums, and so the last digits, vary.
-    return os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+    """Of a process of its own; one thread, so that sums have one order."""
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    return os.environ | dict(
+        OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PATH=path)
 
 
-def run(*command, check=True):
+def launch(*command, **env):
     done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, text=True,
-        capture_output=True, env=environment())
-    if check and done.returncode:
-        raise AssertionError(done.stdout[-2000:] + done.stderr[-4000:])
-    return done
+        list(map(str, command)), cwd=ROOT, text=True, capture_output=True,
+        env=environment() | env)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, module_scenes):
+    """Work dir of the relay model after eight iterations in one go."""
+    work = tmp_path_factory.mktemp('trained')
+    call('tools/train.py', RELAY, '--work-dir', work,
+         *options(module_scenes, 8))
+    return work
 
 
 def log_lines(work_dir):
-    """Iteration, learning rate and loss of each step, from the last log."""
+    """Iteration, learning rate and loss of each step, from all logs."""
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     lines = [json.loads(line) for file in files
              for line in file.read_text().splitlines()]
     return [(x['step'], x['lr'], x['loss']) for x in lines if 'loss' in x]
 
 
-@pytest.mark.parametrize('config', [RELAY, PLAIN])
-def test_train_then_test_writes_results_and_pictures(
-        config, options, scenes, tmp_path):
-    work = tmp_path / 'work'
-    run('tools/train.py', config, '--work-dir', work, *options())
-    run('tools/test.py', config, work / 'iter_4.pth', '--work-dir', work,
-        '--out', tmp_path / 'ids', '--show-dir', tmp_path / 'pictures',
-        *options())
+def check_test_output(work, ids, pictures, scenes):
     results = json.loads((work / 'results.json').read_text())
     assert set(results['metrics']) == {'mIoU', 'mF1', 'aAcc'}
     assert results['parameters'] > 0
     names = sorted(p.name for p in Path(scenes, 'img_dir/test').iterdir())
-    assert sorted(p.name for p in (tmp_path / 'ids').iterdir()) == names
+    assert sorted(p.name for p in ids.iterdir()) == names
     for name in names:
         with rasterio.open(Path(scenes, 'img_dir/test', name)) as scene:
             shape = scene.shape
-        with rasterio.open(tmp_path / 'ids' / name) as ids:
-            assert ids.shape == shape
-            assert ids.read(1).max() < 5
-            assert ids.colormap(1)[1] == (132, 41, 246, 255)
-    picture = next((tmp_path / 'pictures').iterdir())
+        with rasterio.open(ids / name) as raster:
+            assert raster.shape == shape
+            assert raster.read(1).max() < 5
+            assert raster.colormap(1)[1] == (132, 41, 246, 255)
+    picture = next(pictures.iterdir())
     assert np.asarray(Image.open(picture)).std() > 0
 
 
-def test_resume_continues_as_if_never_stopped(options, tmp_path):
-    """Counter, learning rate and losses; the sampler goes on from its seed,
-    so the losses after resuming are close, not equal."""
-    whole, halves = tmp_path / 'whole', tmp_path / 'halves'
-    run('tools/train.py', RELAY, '--work-dir', whole, *options(8))
+def test_relay_model_is_tested_and_drawn(trained, module_scenes, tmp_path):
+    call('tools/test.py', RELAY, trained / 'iter_8.pth', '--work-dir',
+         tmp_path, '--out', tmp_path / 'ids', '--show-dir',
+         tmp_path / 'pictures', *options(module_scenes))
+    check_test_output(tmp_path, tmp_path / 'ids', tmp_path / 'pictures',
+                      module_scenes)
+
+
+def test_plain_twin_runs_through_the_same_tools(module_scenes, tmp_path):
+    call('tools/train.py', PLAIN, '--work-dir', tmp_path,
+         *options(module_scenes, 2))
+    call('tools/test.py', PLAIN, tmp_path / 'iter_2.pth', '--work-dir',
+         tmp_path, '--out', tmp_path / 'ids', '--show-dir',
+         tmp_path / 'pictures', *options(module_scenes))
+    check_test_output(tmp_path, tmp_path / 'ids', tmp_path / 'pictures',
+                      module_scenes)
+
+
+def test_resume_continues_as_if_never_stopped(trained, module_scenes,
+                                              tmp_path):
+    """Kill a run after its checkpoint at 4, go on: counter, learning rate
+    and a loss that continues. (The sampler starts anew from its seed, so the
+    samples, and with them the losses, are not the same.)"""
     process = subprocess.Popen(
-        [sys.executable, 'tools/train.py', RELAY, '--work-dir', str(halves),
-         *options(8)], cwd=ROOT, stdout=subprocess.DEVNULL,
+        [sys.executable, 'tools/train.py', RELAY, '--work-dir', str(tmp_path),
+         *options(module_scenes, 8)], cwd=ROOT, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, env=environment())
-    wait_for(halves / 'iter_4.pth', process)
+    wait_for(tmp_path / 'iter_4.pth', process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    run('tools/train.py', RELAY, '--work-dir', halves, '--resume',
-        *options(8))
-    expected = log_lines(whole)
-    resumed = dict((step, (lr, loss)) for step, lr, loss in log_lines(halves))
-    assert sorted(resumed) == [step for step, _, _ in expected]
+    call('tools/train.py', RELAY, '--work-dir', tmp_path, '--resume',
+         *options(module_scenes, 8))
+    expected = log_lines(trained)
+    assert [step for step, _, _ in expected] == list(range(1, 9))
+    resumed = {step: (lr, loss) for step, lr, loss in log_lines(tmp_path)}
+    assert sorted(resumed) == list(range(1, 9))
     for step, lr, loss in expected:
         assert resumed[step][0] == pytest.approx(lr)
         assert resumed[step][1] == pytest.approx(loss, rel=0.5)
-    last = torch.load(halves / 'iter_8.pth', weights_only=False)
-    assert last['meta']['iter'] == 8
+    whole, last = (
+        torch.load(folder / 'iter_8.pth', weights_only=False)
+        for folder in (trained, tmp_path))
+    assert last['meta']['iter'] == whole['meta']['iter'] == 8
+    steps = [{int(s['step']) for s in x['optimizer']['state'].values()}
+             for x in (whole, last)]
+    assert steps == [{8}, {8}]  # the optimiser's state went on, too
 
 
 def wait_for(path, process, seconds=120):
     for _ in range(seconds * 20):
-        if path.exists():
+        # last_checkpoint is written after the checkpoint is whole
+        pointer = path.parent / 'last_checkpoint'
+        if pointer.exists() and path.name in pointer.read_text():
             return
         assert process.poll() is None, 'training ended too early'
         time.sleep(0.05)
     raise AssertionError(f'{path} was not written')
 
 
-def test_two_processes_agree(options, tmp_path):
-    """gloo, without a GPU: same weights and metric as each other."""
-    # What each rank holds at the end, before anything is saved.
-    hook = tmp_path / 'dump_weights.py'
-    hook.write_text(
-        'import torch\n'
-        'from mmengine.dist import get_rank\n'
-        'from mmengine.hooks import Hook\n'
-        'from mmengine.registry import HOOKS\n\n\n'
-        '@HOOKS.register_module()\n'
-        'class DumpWeights(Hook):\n\n'
-        '    def after_val_epoch(self, runner, metrics=None):\n'
-        '        torch.save(dict(metrics=metrics,\n'
-        '                        weights=runner.model.state_dict()),\n'
-        f'                   f"{tmp_path}/rank{{get_rank()}}.pth")\n')
-    env = environment() | dict(
-        PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-        PYTHONPATH=str(tmp_path))
-    done = subprocess.run(
-        ['tools/dist_train.sh', RELAY, '2', '--work-dir', tmp_path / 'work',
-         *options(2), 'custom_imports.imports=[relay_seg,dump_weights]',
-         "custom_hooks=[dict(type='BroadcastBuffersHook'),"
-         "dict(type='DumpWeights')]"],
-        cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+DUMP = """
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class DumpWeights(Hook):
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def after_val_epoch(self, runner, metrics=None):
+        torch.save(
+            dict(metrics=metrics, weights=runner.model.state_dict()),
+            f'{self.folder}/rank{get_rank()}.pth')
+"""
+
+
+def test_two_processes_agree(module_scenes, tmp_path):
+    """gloo, without a GPU: same weights and metric as each other, and the
+    same metric when two test what one tested."""
+    (tmp_path / 'dump_weights.py').write_text(DUMP)
+    work = tmp_path / 'work'
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"_base_ = '{ROOT / RELAY}'\n"
+        "custom_imports = dict(imports=['relay_seg', 'dump_weights'])\n"
+        "custom_hooks = [dict(type='BroadcastBuffersHook'),\n"
+        f"    dict(type='DumpWeights', folder='{tmp_path}')]\n")
+    launch('tools/dist_train.sh', config, 2, '--work-dir', work,
+           *options(module_scenes, 2), PYTHONPATH=str(tmp_path))
     first, second = (torch.load(tmp_path / f'rank{i}.pth', weights_only=True)
                      for i in (0, 1))
     assert first['metrics'] == second['metrics']
@@ -160,51 +198,47 @@ def test_two_processes_agree(options, tmp_path):
     for key, value in first['weights'].items():
         assert torch.equal(value, second['weights'][key]), key
 
-
-def test_dist_test_equals_test(options, tmp_path):
-    work = tmp_path / 'work'
-    run('tools/train.py', RELAY, '--work-dir', work, *options(2))
-    run('tools/test.py', RELAY, work / 'iter_2.pth', '--work-dir',
-        tmp_path / 'one', *options())
-    env = environment() | dict(
-        PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
-    subprocess.run(
-        ['tools/dist_test.sh', RELAY, work / 'iter_2.pth', '2', '--work-dir',
-         tmp_path / 'two', *options()],
-        cwd=ROOT, env=env, check=True, capture_output=True)
-    one, two = (json.loads((tmp_path / n / 'results.json').read_text())
-                for n in ('one', 'two'))
-    assert one['metrics'] == two['metrics']
+    for name in ('one', 'two'):
+        arguments = (work / 'iter_2.pth', '--work-dir', tmp_path / name)
+        if name == 'one':
+            call('tools/test.py', RELAY, *arguments, *options(module_scenes))
+        else:
+            launch('tools/dist_test.sh', RELAY, arguments[0], 2,
+                   *arguments[1:], *options(module_scenes))
+    one, two = (json.loads((tmp_path / name / 'results.json').read_text())
+                for name in ('one', 'two'))
+    assert one['metrics'] == pytest.approx(two['metrics'], abs=1e-3)
 
 
-def test_browse_views_draws(options, tmp_path):
+def test_browse_views_draws(module_scenes, tmp_path):
     out = tmp_path / 'samples.png'
-    run('tools/browse_views.py', RELAY, '--out', out, '-n', 2, *options())
+    call('tools/browse_views.py', RELAY, '--out', out, '-n', 2,
+         *options(module_scenes))
     picture = np.asarray(Image.open(out))
     red = (picture == (255, 0, 0)).all(-1)
     assert red.sum() > 100  # the window's outline in the global view
 
 
-def test_missing_checkpoint_is_said():
-    done = run('tools/test.py', RELAY, 'nowhere.pth', check=False)
-    assert done.returncode == 2
-    assert 'nowhere.pth is no file' in done.stderr
+def test_missing_checkpoint_is_said(capsys):
+    with pytest.raises(SystemExit):
+        call('tools/test.py', RELAY, 'nowhere.pth')
+    assert 'nowhere.pth is no file' in capsys.readouterr().err
 
 
-def test_window_that_is_no_multiple_of_the_patch_is_said(options, tmp_path):
-    done = run('tools/train.py', RELAY, '--work-dir', tmp_path, *options(
-        **{'train_dataloader.dataset.pipeline.0.size': '[126,126]'}),
-        check=False)
-    assert done.returncode
-    assert 'not a multiple of patch_size=4' in done.stderr
-    assert '124 x 124' in done.stderr
+def test_window_that_is_no_multiple_of_the_patch_is_said(
+        module_scenes, tmp_path):
+    size = {'train_dataloader.dataset.pipeline.0.size': '[126,126]'}
+    with pytest.raises(ValueError, match='patch_size=4.*124 x 124'):
+        call('tools/train.py', RELAY, '--work-dir', tmp_path,
+             *options(module_scenes, **size))
 
 
-def test_host_tools_run_our_configs(options, tmp_path):
+def test_host_tools_run_our_configs(module_scenes, tmp_path):
     """custom_imports is all the host needs to know of us."""
     tools = Path(mmseg.__file__).parent / '.mim/tools'
-    run(tools / 'train.py', RELAY, '--work-dir', tmp_path / 'work',
-        *options(2))
-    done = run(tools / 'test.py', RELAY, tmp_path / 'work/iter_2.pth',
-               '--work-dir', tmp_path / 'test', *options())
-    assert 'mIoU' in done.stdout + done.stderr
+    launch(sys.executable, tools / 'train.py', RELAY, '--work-dir',
+           tmp_path, *options(module_scenes, 2))
+    call(tools / 'test.py', RELAY, tmp_path / 'iter_2.pth', '--work-dir',
+         tmp_path / 'test', *options(module_scenes))
+    metrics = next((tmp_path / 'test').glob('*/*.json')).read_text()
+    assert 'mIoU' in metrics

@@ -3,7 +3,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
@@ -67,15 +67,12 @@ class RelayBackbone(BaseModule):
             self.relay_tokens = nn.Parameter(
                 torch.zeros(1, self.num_relay_tokens, embed_dims))
             trunc_normal_(self.relay_tokens, std=0.02)
-        if self.num_views > 1:
-            for local, twins in self.stem.items():
-                copies = [
-                    deepcopy(getattr(self, local))
-                    for _ in range(self.num_views - 1)
-                ]
-                is_parameter = isinstance(copies[0], nn.Parameter)
-                as_list = nn.ParameterList if is_parameter else nn.ModuleList
-                setattr(self, twins, as_list(copies))
+        for local, twins in self.stem.items():
+            source = getattr(self, local)
+            copies = [deepcopy(source) for _ in range(self.num_views - 1)]
+            is_parameter = isinstance(source, nn.Parameter)
+            as_list = nn.ParameterList if is_parameter else nn.ModuleList
+            setattr(self, twins, as_list(copies))
         self.train()  # freezes before anybody wraps the parameters
 
     def init_weights(self) -> None:
@@ -84,15 +81,14 @@ class RelayBackbone(BaseModule):
         Weights that ``init_cfg`` loads from a file stay as loaded; stems of
         global views that the file does not hold are copies of its local one.
         """
+        again = self.is_init
         super().init_weights()
-        if self._loads_file():
+        if again or self._loads_file():
             return
         self._init_tokens()
-        if self.num_views > 1:
-            for local, twins in self.stem.items():
-                source = getattr(self, local)
-                for twin in getattr(self, twins):
-                    _copy(source, twin)
+        for local, twins in self.stem.items():
+            for twin in getattr(self, twins):
+                _copy(getattr(self, local), twin)
 
     def _init_tokens(self) -> None:
         """Initialise parameters that no module of the host initialises."""
@@ -102,7 +98,8 @@ class RelayBackbone(BaseModule):
     def _loads_file(self) -> bool:
         cfgs = self.init_cfg
         cfgs = cfgs if isinstance(cfgs, list) else [cfgs]
-        return any(c is not None and c['type'] == 'Pretrained' for c in cfgs)
+        loads = ('Pretrained', 'PretrainedInit', PretrainedInit)
+        return any(c is not None and c['type'] in loads for c in cfgs)
 
     def _twin_missing_keys(self, state_dict: dict, prefix: str, *args) -> None:
         """Give global views the local stem if the file has only that."""

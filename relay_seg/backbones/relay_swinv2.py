@@ -153,7 +153,7 @@ class RelaySwinBlock(SwinBlockV2):
                    for t in (q, k, v))
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias.to(q.dtype), scale=1.,
-            dropout_p=msa.attn_drop.p if self.training else 0.)
+            dropout_p=msa.attn_drop.p if msa.training else 0.)
         out = out.reshape(-1, msa.num_heads, *out.shape[2:])
         out = out.transpose(1, 2).flatten(2)  # (B*nW, M*M + R, C)
         out = msa.proj_drop(msa.proj(out))
@@ -176,17 +176,19 @@ class RelaySwinStage(BaseModule):
         embed_dims: Width of this stage.
         blocks: Blocks of this stage.
         downsample: Whether patches are merged before the blocks.
+        downsample_cfg: More arguments of the host's patch merging.
         num_relay_tokens: R.
     """
 
     def __init__(self, in_channels: int, embed_dims: int,
                  blocks: Sequence[RelaySwinBlock], downsample: bool,
-                 num_relay_tokens: int) -> None:
+                 downsample_cfg: Mapping, num_relay_tokens: int) -> None:
         super().__init__()
         self.downsample = None
         if downsample:
             self.downsample = PatchMerging(
-                in_channels, embed_dims, use_post_norm=True)
+                **dict(in_channels=in_channels, out_channels=embed_dims,
+                       use_post_norm=True) | downsample_cfg)
             if num_relay_tokens:
                 self.relay_merge = nn.Linear(in_channels, embed_dims)
         self.blocks = ModuleList(blocks)
@@ -229,8 +231,8 @@ class RelaySwinV2(RelayBackbone):
         pad_small_map: Whether attention windows are shifted also on maps no
             larger than one of them. Such maps are padded in any case.
         norm_cfg: Norm layers of the feature maps; None for none.
-        stage_cfgs: More arguments of the blocks of all stages, or one dict
-            for each stage.
+        stage_cfgs: More arguments of all stages, or one dict for each, with
+            the host's keys ``block_cfgs`` and ``downsample_cfg``.
         patch_cfg: More arguments of the patch embedding.
         pretrained_window_sizes: Attention window of the pretrained weights
             at each stage; 0 if it is the same.
@@ -281,6 +283,11 @@ class RelaySwinV2(RelayBackbone):
                              f'{num_stages} stages.')
         if isinstance(stage_cfgs, Mapping):
             stage_cfgs = [stage_cfgs] * num_stages
+        for stage_cfg in stage_cfgs:
+            unknown = set(stage_cfg) - {'block_cfgs', 'downsample_cfg'}
+            if unknown:
+                raise ValueError(f'stage_cfgs has {sorted(unknown)}; use '
+                                 "'block_cfgs' and 'downsample_cfg'.")
         self.out_indices = tuple(out_indices)
         if not set(self.out_indices) <= set(range(num_stages)):
             raise ValueError(f'out_indices={self.out_indices} names a stage '
@@ -317,11 +324,14 @@ class RelaySwinV2(RelayBackbone):
                         drop_path=drop_path.pop(0),
                         pad_small_map=pad_small_map,
                         pretrained_window_size=pretrained_window_sizes[i])
-                    | stage_cfgs[i]) for j in range(depth)
+                    | stage_cfgs[i].get('block_cfgs', {}))
+                for j in range(depth)
             ]
             self.stages.append(
-                RelaySwinStage(widths[max(i - 1, 0)], widths[i], blocks, i > 0,
-                               num_relay_tokens))
+                RelaySwinStage(
+                    widths[max(i - 1, 0)], widths[i], blocks, i > 0,
+                    stage_cfgs[i].get('downsample_cfg', {}),
+                    num_relay_tokens))
         for i in self.out_indices:
             norm = (
                 build_norm_layer(norm_cfg, widths[i])
@@ -359,9 +369,7 @@ class RelaySwinV2(RelayBackbone):
         return tuple(map(tuple, pyramids))
 
     def _embed(self, views: Views) -> tuple[tuple[Tensor, ...], Shape]:
-        patch_embeds = [self.patch_embed]
-        if self.num_views > 1:
-            patch_embeds += self.global_patch_embed
+        patch_embeds = self.patch_embed, *self.global_patch_embed
         embedded = [embed(x) for embed, x in zip(patch_embeds, views)]
         shape = embedded[0][1]
         return tuple(self.drop_after_pos(x) for x, _ in embedded), shape
@@ -382,9 +390,8 @@ class RelaySwinV2(RelayBackbone):
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         if self.frozen_stages < 0:
             return []
-        parts = [self.patch_embed, self.drop_after_pos]
-        if self.num_views > 1:
-            parts += self.global_patch_embed
+        parts = [self.patch_embed, self.drop_after_pos,
+                 *self.global_patch_embed]
         for stage in self.stages[:self.frozen_stages + 1]:
             parts += [stage.downsample] if stage.downsample else []
             for block in stage.blocks:

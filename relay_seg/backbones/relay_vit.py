@@ -1,5 +1,6 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isqrt
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ class RelayViT(RelayBackbone):
 
         if isinstance(layer_cfgs, Mapping):
             layer_cfgs = [layer_cfgs] * self.num_layers
-        drop_path = np.linspace(0, drop_path_rate, self.num_layers)
+        drop_path = np.linspace(0, drop_path_rate, self.num_layers).tolist()
         self.layers = ModuleList([
             TransformerEncoderLayer(
                 **dict(
@@ -164,11 +165,8 @@ class RelayViT(RelayBackbone):
         return tuple(map(tuple, pyramids))
 
     def _embed(self, views: Views) -> tuple[tuple[Tensor, ...], tuple]:
-        patch_embeds = [self.patch_embed]
-        pos_embeds = [self.pos_embed]
-        if self.num_views > 1:
-            patch_embeds += self.global_patch_embed
-            pos_embeds += self.global_pos_embed
+        patch_embeds = self.patch_embed, *self.global_patch_embed
+        pos_embeds = self.pos_embed, *self.global_pos_embed.parameters()
         branches = []
         for view, patch_embed, pos in zip(views, patch_embeds, pos_embeds):
             x, shape = patch_embed(view)  # (B, h*w, C)
@@ -194,19 +192,18 @@ class RelayViT(RelayBackbone):
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         if self.frozen_stages < 0:
             return []
-        parts = [self.patch_embed, self.pos_embed, self.drop_after_pos]
-        if self.num_views > 1:
-            parts += [*self.global_patch_embed, *self.global_pos_embed]
+        parts = [self.patch_embed, self.pos_embed, self.drop_after_pos,
+                 *self.global_patch_embed, *self.global_pos_embed]
         parts += self.layers[:self.frozen_stages]
         if self.frozen_stages == self.num_layers and self.final_norm:
             parts.append(self.ln1)
         return parts
 
     def _fit_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
-        """Resize loaded position embeddings, of square maps, to this size.
+        """Resize loaded position embeddings of square maps to this size.
 
-        A first row more than a square has is that of a class token, which
-        this model does not have.
+        One row more than a square has is that of a class token, which this
+        model does not have; embeddings of this very size stay as they are.
         """
         length = self.pos_embed.shape[1]
         for key in state_dict:
@@ -214,9 +211,16 @@ class RelayViT(RelayBackbone):
                                    f'{prefix}global_pos_embed')):
                 continue
             pos = state_dict[key]
-            side = int(pos.shape[1]**0.5)
-            if pos.shape[1] == length + 1 or pos.shape[1] == side**2 + 1:
+            rows = pos.shape[1]
+            side = isqrt(rows)
+            is_square = rows == side**2
+            if rows == side**2 + 1 or (rows == length + 1 and not is_square):
                 pos = pos[:, 1:]
+            if pos.shape[1] not in (length, side**2):
+                raise ValueError(
+                    f'{key} has {rows} rows, which is no square map (with or '
+                    f'without a class token) and not the {length} of this '
+                    'model; use img_size of the checkpoint.')
             if pos.shape[1] != length:
                 pos = resize_pos_embed(pos, (side, side),
                                        self.patch_resolution,

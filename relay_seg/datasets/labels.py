@@ -50,6 +50,9 @@ def map_labels(label: np.ndarray, lookup: np.ndarray,
         raise ValueError(f'{path} holds ids from {label.min()} to '
                          f'{label.max()}; labels are class ids from 0 to 254 '
                          'and 255 for ignored.')
+    if label.dtype.kind == 'f' and (label != np.floor(label)).any():
+        raise ValueError(f'{path} holds numbers that are no integers; labels '
+                         'are class ids. Convert it.')
     mapped = lookup[label.astype(np.uint8, copy=False)]
     if mapped.min(initial=0) == UNKNOWN:
         ids = np.unique(label[mapped == UNKNOWN]).tolist()

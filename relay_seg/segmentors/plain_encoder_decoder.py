@@ -22,5 +22,7 @@ class PlainEncoderDecoder(SlideEncoderDecoder):
 
     def extract_feat(self, inputs: Views) -> list[Tensor]:
         """Feature maps of the local view, the only one."""
-        local, = inputs
-        return super().extract_feat(local)
+        if len(inputs) != 1:
+            raise ValueError(f'a plain model takes one view, got '
+                             f'{len(inputs)}; leave out context_factors.')
+        return super().extract_feat(inputs[0])

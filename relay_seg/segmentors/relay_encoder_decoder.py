@@ -36,11 +36,12 @@ class RelayEncoderDecoder(SlideEncoderDecoder):
                  **kwargs) -> None:
         super().__init__(context_factors=context_factors, **kwargs)
         num_views = 1 + len(self.context_factors)
-        if self.backbone.num_views != num_views:
+        found = getattr(self.backbone, 'num_views', None)
+        if found != num_views:
             raise ValueError(
                 f'context_factors={self.context_factors} make {num_views} '
-                f'views but the backbone has num_views='
-                f'{self.backbone.num_views}; set it to {num_views}.')
+                f'views but {type(self.backbone).__name__} has num_views='
+                f'{found}; use a relay backbone and set it to {num_views}.')
         self.loss_global = MODELS.build(loss_global) if loss_global else None
         self.loss_agree = MODELS.build(loss_agree) if loss_agree else None
 

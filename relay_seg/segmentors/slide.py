@@ -30,9 +30,10 @@ class SlideEncoderDecoder(EncoderDecoder):
 
     def __init__(self, context_factors: Sequence[int], **kwargs) -> None:
         super().__init__(**kwargs)
-        if list(context_factors) != sorted(set(context_factors)):
+        if (list(context_factors) != sorted(set(context_factors))
+                or min(context_factors, default=1) < 1):
             raise ValueError(f'context_factors={context_factors} do not '
-                             'increase; views go from narrow to wide.')
+                             'increase from at least 1, narrow to wide.')
         self.context_factors = tuple(context_factors)
 
     def slide_inference(self, inputs: Tensor,
@@ -68,13 +69,13 @@ class SlideEncoderDecoder(EncoderDecoder):
         windows = plan_windows((height, width), size, stride)
         logits = scenes.new_zeros(
             len(scenes), self.out_channels, height, width)
-        for scene, out in zip(scenes, logits):
+        for i, scene in enumerate(scenes):
             for group in batched(windows, self.test_cfg.get('batch_size', 8)):
                 views = self._cut(scene, group)
                 for window, result in zip(group, self.window_logits(views)):
                     y, x = window.top, window.left
                     weight = weights_y[y][:, None] * weights_x[x]
-                    inside = out[:, y:y + size[0], x:x + size[1]]
+                    inside = logits[i, :, y:y + size[0], x:x + size[1]]
                     h, w = inside.shape[-2:]
                     inside += (result * weight)[:, :h, :w]
         return logits

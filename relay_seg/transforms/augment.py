@@ -48,6 +48,10 @@ class PhotoMetricViews(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         views = results['views']
+        if len(views[0]) < 3:
+            raise ValueError(
+                f'PhotoMetricViews changes red, green and blue but views have '
+                f'{len(views[0])} bands; take it out of the pipeline.')
         rgb = np.concatenate([view[:3] for view in views], axis=1)
         # One image of all views above each other, as the host wants it.
         image = rgb[::-1].transpose(1, 2, 0).round().clip(0, 255)

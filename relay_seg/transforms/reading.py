@@ -1,6 +1,5 @@
 """From scenes on disk to windows and their views."""
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -9,7 +8,13 @@ from mmseg.registry import TRANSFORMS
 
 from relay_seg.datasets.labels import IGNORE, map_labels
 from relay_seg.rasters import choose_bands, open_raster, read_region
-from relay_seg.views import Window, cut_views, resample, surroundings
+from relay_seg.views import (
+    Window,
+    center,
+    cut_views,
+    resample,
+    surroundings,
+)
 
 
 @TRANSFORMS.register_module()
@@ -81,40 +86,47 @@ class ReadViews(BaseTransform):
         window, size = results['window'], results['window_size']
         factors = results['context_factors']
         upright = window == Window(*window[:2], *size)
-        with ExitStack() as stack:
-            image = stack.enter_context(open_raster(results['img_path']))
-            label = stack.enter_context(open_raster(results['seg_map_path']))
+        # One after the other: an error names the file that is open.
+        with open_raster(results['img_path']) as image:
             bands = choose_bands(image, self.bands, len(self.fill))
             read = partial(read_region, image, bands=bands, fill=self.fill)
-            read_label = partial(
-                read_region, label, bands=[1], fill=[IGNORE],
-                dtype=label.dtypes[0])
             if upright:
                 views = cut_views(read, window, factors)
             else:
                 views = tuple(
                     resample(read, surroundings(window, k), size, smooth=True)
                     for k in (1, *factors))
-            labels = [
-                self._label(read_label, window, k, size, upright)
-                for k in (1, *factors)
-            ]
         results['views'] = views
-        results['labels'] = tuple(
-            map_labels(x, results['label_lookup'], results['seg_map_path'])
-            for x in labels)
+        results['labels'] = self._labels(results, window, size, upright)
         results['img_shape'] = results['ori_shape'] = tuple(size)
         return results
 
     @staticmethod
-    def _label(read, window: Window, factor: int, size: tuple[int, int],
-               upright: bool) -> np.ndarray:
-        """Native labels under a view of the (perhaps turned) window."""
-        region = surroundings(window, factor)
-        if upright:
-            return read(region)[0]
-        size = size[0] * factor, size[1] * factor
-        return resample(read, region, size, smooth=False)[0]
+    def _labels(results: dict, window: Window, size: tuple[int, int],
+                upright: bool) -> tuple[np.ndarray, ...]:
+        """Native labels under the views of the (perhaps turned) window."""
+        path, lookup = results['seg_map_path'], results['label_lookup']
+        factors = results['context_factors']
+        with open_raster(path) as raster:
+            dtype = np.promote_types(raster.dtypes[0], np.uint8)
+
+            def read(region):
+                ids = read_region(
+                    raster, region, bands=[1], fill=[IGNORE], dtype=dtype)
+                return map_labels(ids, lookup, path)
+
+            if upright:
+                return tuple(read(surroundings(window, k))[0]
+                             for k in (1, *factors))
+            labels = [
+                resample(read, surroundings(window, k),
+                         (size[0] * k, size[1] * k), smooth=False)[0]
+                for k in factors or (1, )
+            ]
+        # Two resamplings may break ties of nearest pixels differently: the
+        # local label is the middle of the global one.
+        return (center(labels[0], factors[0]), *labels) if factors else (
+            labels[0], )
 
 
 @TRANSFORMS.register_module()

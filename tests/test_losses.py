@@ -1,0 +1,304 @@
+"""Losses against the authors' values, loops and the blackest batch."""
+import golden_values as golden
+import numpy as np
+import pytest
+import torch
+from mmseg.models.losses import CrossEntropyLoss
+from mmseg.registry import MODELS
+
+from relay_seg.losses import AgreementLoss, GlobalViewLoss
+from relay_seg.losses.global_view import soft_labels
+from relay_seg.views import area_mean, center
+
+CLASSES, K, IGNORE = 4, 4, 255
+
+
+def host_loss(logits, label):
+    """The host's cross-entropy as our configs set it."""
+    loss = CrossEntropyLoss(avg_non_ignore=True)
+    return loss(logits, label.long(), ignore_index=IGNORE)
+
+
+def relative(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+def batch(height=16, width=24, dtype=torch.float64, share_ignored=0.1, k=K):
+    """Local and global logits and labels; the centres of both agree."""
+    shape = (2, CLASSES, height, width)
+    local, wide = (torch.randn(shape, dtype=dtype).requires_grad_()
+                   for _ in range(2))
+    wide_label = torch.randint(CLASSES, (2, k * height, k * width))
+    wide_label[torch.rand(wide_label.shape) < share_ignored / k**2] = IGNORE
+    return local, wide, center(wide_label, k), wide_label
+
+
+def naive_shares(label, num_classes, k):
+    label = label.numpy()
+    count, height, width = label.shape
+    shares = np.zeros((count, num_classes, height // k, width // k))
+    valid = np.ones((count, height // k, width // k), bool)
+    for b in range(count):
+        for y in range(height // k * k):
+            for x in range(width // k * k):
+                value = label[b, y, x]
+                if value == IGNORE:
+                    valid[b, y // k, x // k] = False
+                else:
+                    shares[b, value, y // k, x // k] += 1 / k**2
+    return shares, valid
+
+
+def naive_mean(logits, target, valid, divisor):
+    """Cross-entropy of each valid cell, added up cell by cell."""
+    logits, total = logits.detach().numpy(), 0.
+    for b, y, x in np.argwhere(valid):
+        z, t = logits[b, :, y, x], target[b, :, y, x]
+        total -= (t * (z - np.log(np.exp(z).sum()))).sum()
+    return total / divisor
+
+
+# The authors' values
+
+
+@pytest.mark.parametrize('name', ['loss_no_ignore', 'loss_ignore'])
+@pytest.mark.parametrize('suffix, dtype, tolerance', [
+    ('', torch.float32, 1e-5), ('64', torch.float64, 1e-9)])
+def test_losses_and_gradients_are_the_authors(name, suffix, dtype, tolerance):
+    theirs = golden.load(name)
+    local = theirs['logits_local'].to(dtype).requires_grad_()
+    wide = theirs['logits_global'].to(dtype).requires_grad_()
+    label = theirs['target']
+    ce = host_loss(local, label)
+    context = GlobalViewLoss(
+        0.1, extent='center', avg_non_ignore=False)(wide, label, K)
+    agree = AgreementLoss(0.1, mask_ignored=False)(local, wide, label, K)
+    total = ce + context + agree
+    total.backward()
+
+    for ours, key in ((ce, 'loss_ce'), (context * 10, 'loss_context'),
+                      (agree * 10, 'loss_consistency'),
+                      (total, 'loss_total')):
+        value = theirs[key + suffix].item()
+        assert ours.dtype == dtype
+        assert ours.item() == pytest.approx(value, rel=tolerance, abs=0), key
+    assert relative(
+        local.grad, theirs['grad_logits_local' + suffix]) < tolerance
+    assert relative(
+        wide.grad, theirs['grad_logits_global' + suffix]) < tolerance
+
+
+def test_the_authors_divisors_differ_from_ours_where_labels_are_ignored():
+    theirs = golden.load('loss_ignore')
+    wide, label = theirs['logits_global'], theirs['target']
+    ours = GlobalViewLoss(1., 'center')(wide, label, K)
+    valid = soft_labels(label, CLASSES, K)[1]
+    assert valid.float().mean() < 1
+    assert (ours * valid.float().mean()).item() == pytest.approx(
+        theirs['loss_context'].item(), rel=1e-5)
+
+
+# Soft labels
+
+
+@pytest.mark.parametrize('k', [1, 2, 3, 4])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64])
+def test_soft_labels_equal_a_loop(k, dtype):
+    label = torch.randint(CLASSES, (2, 3 * k, 5 * k)).to(dtype)
+    label[torch.rand(label.shape) < 0.05] = IGNORE
+    shares, valid = soft_labels(label, CLASSES, k, dtype=torch.float64)
+    expected, expected_valid = naive_shares(label, CLASSES, k)
+    assert 0 < valid.float().mean() < 1
+    np.testing.assert_allclose(shares.numpy(), expected, atol=1e-12)
+    np.testing.assert_array_equal(valid.numpy(), expected_valid)
+
+
+def test_shares_sum_to_one_exactly_where_nothing_is_ignored():
+    label = torch.randint(CLASSES, (2, 16, 24))
+    label[0, 5, 7] = IGNORE
+    shares, valid = soft_labels(label, CLASSES, K)
+    assert shares.dtype == torch.float32
+    assert (shares.sum(1) == 1).equal(valid)
+    assert (~valid).nonzero().tolist() == [[0, 1, 1]]
+
+
+# Our divisors
+
+
+@pytest.mark.parametrize('k', [3, 4])
+@pytest.mark.parametrize('extent', ['full', 'center'])
+@pytest.mark.parametrize('avg_non_ignore', [True, False])
+def test_global_loss_equals_a_loop(k, extent, avg_non_ignore):
+    _, wide, label, wide_label = batch(4 * k, 6 * k, k=k)
+    loss = GlobalViewLoss(1., extent, avg_non_ignore)
+    target_label = wide_label if extent == 'full' else label
+    ours = loss(wide, target_label, k)
+    target, valid = naive_shares(target_label, CLASSES, k)
+    assert 0 < valid.mean() < 1
+    cells = wide if extent == 'full' else center(wide, k)
+    divisor = valid.sum() if avg_non_ignore else valid.size
+    assert ours.item() == pytest.approx(
+        naive_mean(cells, target, valid, divisor), rel=1e-12)
+
+
+@pytest.mark.parametrize('k', [3, 4])
+@pytest.mark.parametrize('mask_ignored', [True, False])
+def test_agreement_loss_equals_a_loop(k, mask_ignored):
+    local, wide, label, _ = batch(4 * k, 6 * k, k=k)
+    ours = AgreementLoss(1., mask_ignored)(local, wide, label, k)
+    valid = naive_shares(label, CLASSES, k)[1]
+    assert 0 < valid.mean() < 1
+    valid = valid if mask_ignored else np.ones_like(valid)
+    target = area_mean(local.detach().softmax(1), k).numpy()
+    assert ours.item() == pytest.approx(
+        naive_mean(center(wide, k), target, valid, valid.sum()), rel=1e-12)
+
+
+def test_weight_scales_the_loss_and_is_a_tenth_by_default():
+    local, wide, label, wide_label = batch()
+    for loss, given in ((GlobalViewLoss, (wide, wide_label, K)),
+                        (AgreementLoss, (local, wide, label, K))):
+        assert torch.allclose(loss()(*given) * 10, loss(1.)(*given))
+
+
+def test_full_extent_looks_at_the_whole_global_label():
+    _, wide, label, wide_label = batch(share_ignored=0.)
+    changed = wide_label.clone()
+    changed[:, 0, 0] = (changed[:, 0, 0] + 1) % CLASSES  # a far corner
+    loss = GlobalViewLoss(extent='full')
+    assert loss(wide, wide_label, K) != loss(wide, changed, K)
+    loss(wide, wide_label, K).backward()
+    assert (wide.grad.abs().sum(1) > 0).all()
+
+
+def test_center_extent_looks_at_the_middle_only():
+    _, wide, label, _ = batch(share_ignored=0.)
+    GlobalViewLoss(extent='center')(wide, label, K).backward()
+    touched = wide.grad.abs().sum(1) > 0
+    assert center(touched, K).all()
+    assert touched.sum() == center(touched, K).numel()
+
+
+def test_full_extent_is_the_center_extent_of_equal_cells():
+    # A scene that repeats: the far cells say the same as the middle ones.
+    cell = torch.randint(CLASSES, (1, K, K))
+    logits = torch.randn(1, CLASSES, 1, 1).expand(1, CLASSES, 16, 16)
+    full = GlobalViewLoss(extent='full')(logits, cell.repeat(1, 16, 16), K)
+    middle = GlobalViewLoss(extent='center')(logits, cell.repeat(1, 4, 4), K)
+    assert torch.allclose(full, middle)
+
+
+def test_agreement_moves_both_branches():
+    local, wide, label, _ = batch(share_ignored=0.)
+    AgreementLoss()(local, wide, label, K).backward()
+    assert (local.grad.abs().sum(1) > 0).all()
+    assert (center(wide.grad, K).abs().sum(1) > 0).all()
+
+
+def test_agreement_is_lowest_where_the_views_agree():
+    local = torch.zeros(1, CLASSES, 8, 8)
+    local[:, 1] = 20.
+    label = torch.zeros(1, 8, 8, dtype=torch.long)
+    costs = [AgreementLoss(1.)(local, local.roll(i, 1), label, K).item()
+             for i in range(CLASSES)]
+    assert costs[0] == pytest.approx(0, abs=1e-6)
+    assert min(costs[1:]) == pytest.approx(20, rel=1e-3)
+
+
+def test_factor_one_is_the_ordinary_cross_entropy():
+    local, wide, label, _ = batch()
+    expected = torch.nn.functional.cross_entropy(
+        wide, label, ignore_index=IGNORE)
+    for extent in ('full', 'center'):
+        ours = GlobalViewLoss(1., extent)(wide, label, 1)
+        assert torch.allclose(ours, expected)
+
+
+# Ignored pixels
+
+
+@pytest.mark.parametrize('avg_non_ignore', [True, False])
+def test_ignored_cells_move_nothing(avg_non_ignore):
+    local, wide, label, wide_label = batch()
+    GlobalViewLoss(1., 'full', avg_non_ignore)(wide, wide_label, K).backward()
+    valid = soft_labels(wide_label, CLASSES, K)[1]
+    assert (wide.grad.abs().sum(1) > 0).equal(valid)
+    wide.grad = None
+    AgreementLoss()(local, wide, label, K).backward()
+    valid = soft_labels(label, CLASSES, K)[1]
+    assert (center(wide.grad, K).abs().sum(1) > 0).equal(valid)
+    pixels = valid.repeat_interleave(K, 1).repeat_interleave(K, 2)
+    assert (local.grad.abs().sum(1) > 0).equal(pixels)
+
+
+@pytest.mark.parametrize('scale', [1., 1e4])
+@pytest.mark.parametrize('avg_non_ignore', [True, False])
+def test_a_batch_of_ignored_pixels_costs_exactly_zero(scale, avg_non_ignore):
+    local = (torch.randn(2, CLASSES, 16, 16) * scale).requires_grad_()
+    wide = (torch.randn(2, CLASSES, 16, 16) * scale).requires_grad_()
+    label = torch.full((2, 16, 16), IGNORE)
+    wide_label = torch.full((2, 64, 64), IGNORE, dtype=torch.uint8)
+    losses = [
+        host_loss(local, label),
+        GlobalViewLoss(1., 'full', avg_non_ignore)(wide, wide_label, K),
+        GlobalViewLoss(1., 'center', avg_non_ignore)(wide, label, K),
+        AgreementLoss(1.)(local, wide, label, K)
+    ]
+    assert [loss.item() for loss in losses] == [0, 0, 0, 0]
+    sum(losses).backward()
+    assert (local.grad == 0).all() and (wide.grad == 0).all()
+
+
+def test_an_ignored_sample_does_not_count():
+    local, wide, label, wide_label = batch(share_ignored=0.)
+    label, wide_label = label.clone(), wide_label.clone()
+    label[1], wide_label[1] = IGNORE, IGNORE
+    for loss, both, first in (
+        (GlobalViewLoss(), (wide, wide_label), (wide[:1], wide_label[:1])),
+        (AgreementLoss(), (local, wide, label),
+         (local[:1], wide[:1], label[:1]))):
+        assert torch.allclose(loss(*both, K), loss(*first, K))
+
+
+# Use
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_stays_finite_and_close(dtype):
+    local, wide, label, wide_label = batch(64, 64, torch.float32)
+    for loss, logits, target in (
+        (GlobalViewLoss(1.), (wide, ), wide_label),
+        (AgreementLoss(1.), (local, wide), label)):
+        full = loss(*logits, target, K)
+        half = loss(*(x.detach().to(dtype) for x in logits), target, K)
+        assert half.item() == pytest.approx(full.item(), rel=0.05)
+
+
+def test_losses_are_built_from_configs():
+    loss = MODELS.build(
+        dict(type='GlobalViewLoss', loss_weight=0.2, extent='center'))
+    assert (loss.loss_weight, loss.extent) == (0.2, 'center')
+    assert MODELS.build(dict(type='AgreementLoss')).mask_ignored
+
+
+def test_unknown_extent_is_refused():
+    with pytest.raises(ValueError, match="'middle'.*'full' or 'center'"):
+        GlobalViewLoss(extent='middle')
+
+
+@pytest.mark.parametrize('side', [6, 12])
+def test_a_centre_between_pixels_is_refused(side):
+    logits = torch.zeros(1, CLASSES, side, side)
+    label = torch.zeros(1, side, side, dtype=torch.long)
+    for loss, given in ((GlobalViewLoss(extent='center'), (logits, label)),
+                        (AgreementLoss(), (logits, logits, label))):
+        with pytest.raises(ValueError, match='multiples of 8'):
+            loss(*given, K)
+
+
+def test_labels_of_the_wrong_extent_are_refused():
+    _, wide, label, wide_label = batch()
+    with pytest.raises((ValueError, RuntimeError)):
+        GlobalViewLoss(extent='full')(wide, label, K)
+    with pytest.raises((ValueError, RuntimeError)):
+        GlobalViewLoss(extent='center')(wide, wide_label, K)
