@@ -29,6 +29,12 @@ setup(
         'onedl-mmpretrain>=1.3.6,<1.4',
         'rasterio>=1.3',
         'ftfy>=6',
+        # The converters in data_prep/.
+        'affine>=3',
+        'pillow>=9.1',
+        'pyogrio>=0.7',
+        'rich>=13',
+        'shapely>=2',
     ],
     extras_require={
         'test': ['pytest>=7', 'hypothesis>=6', 'ruff==0.17.6'],

@@ -1,5 +1,11 @@
+from .archaeoscape import ArchaeoscapeDataset
+from .cityscapes import CityscapesSceneDataset
 from .dubai import DubaiDataset
 from .gleason import GleasonDataset
 from .scene_dataset import SceneDataset
+from .urur import URURDataset
 
-__all__ = ['DubaiDataset', 'GleasonDataset', 'SceneDataset']
+__all__ = [
+    'ArchaeoscapeDataset', 'CityscapesSceneDataset', 'DubaiDataset',
+    'GleasonDataset', 'SceneDataset', 'URURDataset'
+]

@@ -1,0 +1,262 @@
+"""The command line of the converters: convert, resume, check, summarise."""
+import argparse
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from manifest import (
+    SPLITS,
+    Manifest,
+    damage,
+    is_whole,
+    read_manifest,
+    write_text,
+)
+from rich.console import Console
+from running import (
+    SCRATCH,
+    Task,
+    convert_task,
+    locked,
+    progress,
+    results,
+    source_records,
+)
+
+OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a raw folder asks for.
+
+    Args:
+        tasks: Scenes to convert.
+        problems: What is wrong with the raw folder beside them.
+        lists: Names of scenes by name of a text file in the output folder.
+    """
+
+    tasks: Sequence[Task]
+    problems: Sequence[str] = ()
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Converter:
+    """A data set and how it comes.
+
+    Args:
+        name: Name of the data set.
+        classes: Names of the classes.
+        palette: Their colours.
+        plan: Looks at a raw folder; gets the folder and the options. Raises
+            ValueError or FileNotFoundError for a folder that it does not
+            understand.
+        published: Scenes of each split in the published data set.
+        options: Options as keywords of ``add_argument``, by name.
+    """
+
+    name: str
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
+    plan: Callable[..., Plan]
+    published: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, dict] = field(default_factory=dict)
+
+
+TRIM_OPTION = dict(
+    action='store_true',
+    help='cut image and label to the size they share if they differ by a '
+    'few pixels, instead of refusing them')
+
+
+def run(converter: Converter, description: str | None,
+        arguments: Sequence[str] | None = None) -> int:
+    """The command line of a converter.
+
+    Returns:
+        Exit code: 0 if everything is converted or right, 1 if something is
+        wrong, 2 if the raw folder is not understood, 130 if interrupted.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('raw', type=Path, help='folder as downloaded')
+    parser.add_argument('out', type=Path, help='folder to write')
+    parser.add_argument(
+        '--jobs', type=int, default=_processors(),
+        help='processes at a time, up to 2 GB of memory each (%(default)s)')
+    parser.add_argument(
+        '--check', action='store_true',
+        help='verify an existing result by its checksums, write nothing')
+    for name, keywords in converter.options.items():
+        parser.add_argument(f'--{name}', **keywords)
+    args = parser.parse_args(arguments)
+    options = {name: getattr(args, name) for name in converter.options}
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        if args.check:
+            return _check(converter, args.raw, args.out, options, console)
+        plan = _look(converter, args.raw, options)
+        with locked(args.out):
+            return _convert(converter, plan, args.raw, args.out, args.jobs,
+                            options, console)
+    except (ValueError, OSError) as error:
+        console.print(f'[red]{converter.name}[/]: ', end='')
+        console.print(str(error), markup=False)
+        return REFUSED
+    except KeyboardInterrupt:
+        console.print('Interrupted; the same command goes on from here.')
+        return INTERRUPTED
+
+
+def _convert(converter: Converter, plan: Plan, raw: Path, out: Path,
+             jobs: int, options: dict, console: Console) -> int:
+    _refuse_strangers(plan, out)
+    old = read_manifest(out)
+    known = old.scenes if old else {}
+    manifest = Manifest(converter.name, converter.classes, options)
+    manifest.failures.update(
+        {f'{raw} ({i})': text for i, text in enumerate(plan.problems, 1)})
+    pending = []
+    for task in plan.tasks:
+        record = known.get(task.image)
+        if (record and record['options'] == options
+                and record['sources'] == source_records(task, raw)
+                and is_whole(record, out)):
+            manifest.scenes[task.image] = record
+        else:
+            pending.append(task)
+            for path in (task.image, task.label):
+                (out / path).unlink(missing_ok=True)
+    manifest.write(out)
+    if len(pending) < len(plan.tasks):
+        console.print(f'{len(plan.tasks) - len(pending)} of '
+                      f'{len(plan.tasks)} scenes are there already.')
+    scratch = out / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(exist_ok=True)  # the dying workers of a killed run are in it
+    work = partial(convert_task, raw=raw, out=out, options=options,
+                   palette=converter.palette)
+    try:
+        for task, result in results(work, pending, jobs, console):
+            if isinstance(result, dict):
+                manifest.add(result, out)
+            else:
+                manifest.failures[task.image] = result
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        manifest.write(out)
+    for name, scenes in plan.lists.items():
+        write_text(out / name, ''.join(f'{scene}\n' for scene in scenes))
+    _summarise(converter, manifest, console)
+    return FAILED if manifest.failures else OK
+
+
+def _check(converter: Converter, raw: Path, out: Path, options: dict,
+           console: Console) -> int:
+    manifest = read_manifest(out)
+    if manifest is None:
+        raise FileNotFoundError(
+            f'{out} has no manifest.json; it is not the result of a '
+            'converter. Convert first, without --check.')
+    if manifest.dataset != converter.name:
+        raise ValueError(f'{out} holds {manifest.dataset}, not '
+                         f'{converter.name}; use its converter.')
+    problems = list(manifest.failures.values())
+    records = list(manifest.scenes.values())
+    for record in progress(records, len(records), 'Checking', console):
+        problems += damage(record, out)
+    files = {record[key]['path'] for record in records
+             for key in ('image', 'label')}
+    problems += [f'{path} is not in the manifest'
+                 for path in _rasters(out) if path not in files]
+    if raw.is_dir():
+        plan = _look(converter, raw, options)
+        problems += [f'{task.sources[0]} is not converted'
+                     for task in plan.tasks
+                     if task.image not in manifest.scenes
+                     and task.image not in manifest.failures]
+        if manifest.options != options:
+            problems.append(f'{out} was made with {manifest.options}, not '
+                            f'with {options}')
+    else:
+        console.print(f'{raw} is no folder; not checked that all of it is '
+                      'converted.')
+    for problem in problems:
+        console.print(problem, markup=False)
+    console.print(f'{len(records)} scenes checked, {len(problems)} '
+                  'problem(s).')
+    return FAILED if problems else OK
+
+
+def _look(converter: Converter, raw: Path, options: dict) -> Plan:
+    """Plan, and check that no two scenes have one name."""
+    if not raw.is_dir():
+        raise FileNotFoundError(
+            f'{raw} is no folder; give the folder with the unpacked download.')
+    plan = converter.plan(raw, **options)
+    counts = Counter(task.image for task in plan.tasks)
+    for task in plan.tasks:
+        if counts[task.image] > 1:
+            twins = [str(twin.sources[0]) for twin in plan.tasks
+                     if twin.image == task.image]
+            raise ValueError(f'{" and ".join(twins)} would both become '
+                             f'{task.image}; remove one.')
+    return plan
+
+
+def _refuse_strangers(plan: Plan, out: Path) -> None:
+    """A data set lists what is in its folders, so nothing else may be."""
+    wanted = {path for task in plan.tasks for path in (task.image, task.label)}
+    strangers = [path for path in _rasters(out) if path not in wanted]
+    if strangers:
+        raise ValueError(
+            f'{out} holds {len(strangers)} file(s) that do not come from this '
+            f'raw folder, e.g. {strangers[0]}, and training would read them; '
+            'delete them or choose another folder.')
+
+
+def _processors() -> int:
+    """Processors that this process may use, where the system tells."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _rasters(out: Path) -> list[str]:
+    return sorted(
+        path.relative_to(out).as_posix() for folder in ('img_dir', 'ann_dir')
+        for path in out.glob(f'{folder}/*/*.tif'))
+
+
+def _summarise(converter: Converter, manifest: Manifest,
+               console: Console) -> None:
+    records = list(manifest.scenes.values())
+    for split in SPLITS:
+        mine = [r for r in records if r['split'] == split]
+        published = converter.published.get(split)
+        if not mine and not published:
+            continue
+        pixels = [sum(column) for column in zip(
+            *(r['class_pixels'] for r in mine))]
+        shares = ', '.join(
+            f'{name} {count / max(sum(pixels), 1):.1%}'
+            for name, count in zip(converter.classes, pixels))
+        odd = ('' if published in (None, len(mine)) else
+               f' (the published set has {published})')
+        console.print(f'{split}: {len(mine)} scenes{odd}'
+                      f'{"; " if shares else ""}{shares}')
+    for record in records:
+        for note in record['notes']:
+            console.print(f'{record["image"]["path"]}: {note}', markup=False)
+    for text in manifest.failures.values():
+        console.print('[red]failed[/] ', end='')
+        console.print(text, markup=False)
+    if manifest.failures:
+        console.print(f'{len(manifest.failures)} failure(s); mend them and '
+                      'run the same command again, finished scenes are kept.')

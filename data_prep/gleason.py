@@ -1,0 +1,112 @@
+"""Convert the Gleason 2019 challenge to what training reads.
+
+    python data_prep/gleason.py RAW_FOLDER data/gleason
+
+RAW_FOLDER holds 'Train Imgs'/ and Maps_majority/, or instead of the latter
+the maps of the single pathologists, Maps1_T/ to Maps6_T/.
+"""
+import re
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from command import TRIM_OPTION, Converter, Plan, run
+from folders import files_by_stem, find_folder, pair
+from labels import IGNORE, open_ids
+from running import Task
+from scenes import Pair, open_pair
+from votes import open_votes
+
+from relay_seg.datasets import GleasonDataset
+
+CLASSES = GleasonDataset.METAINFO['classes']
+NAME = re.compile(r'slide(\d+)_core(\d+)')
+MAP_ENDING = '_classimg_nonconvex'
+EXPERTS = range(1, 7)
+TEST_SLIDE, LAST_VAL_CORE = 7, 15
+#: Grades in the maps. 0 lies outside of what a pathologist looked at.
+OUTSIDE = 0
+GRADES = {1: 'benign', 2: 'benign', 6: 'benign', 3: 'gleason_3',
+          4: 'gleason_4', 5: 'gleason_5'}
+ZERO = {'benign': CLASSES.index('benign'), 'ignore': IGNORE}
+
+
+def split_of(name: str) -> str:
+    """Slide 7 tests, cores up to 15 of the other slides validate.
+
+    Raises:
+        ValueError: The name is not one of the challenge.
+    """
+    match = NAME.fullmatch(name)
+    if not match:
+        raise ValueError(f'{name!r} is not named like slide001_core003; '
+                         'rename or remove it.')
+    slide, core = (int(number) for number in match.groups())
+    if slide == TEST_SLIDE:
+        return 'test'
+    return 'val' if core <= LAST_VAL_CORE else 'train'
+
+
+def class_ids(zero: str) -> dict[int, int]:
+    """Class id of each grade; ``zero`` is what 0 becomes."""
+    return {OUTSIDE: ZERO[zero],
+            **{grade: CLASSES.index(name) for grade, name in GRADES.items()}}
+
+
+def open_core(image: Path, *maps: Path, zero: str,
+              trim: bool) -> AbstractContextManager[Pair]:
+    """Open a core with one map of a majority, or those of pathologists."""
+    ids = class_ids(zero)
+    if maps[0].parent.name == 'Maps_majority':
+        return open_pair(image, open_ids(maps[0], ids), trim)
+    return open_pair(image, open_votes(image, maps, ids), trim)
+
+
+def plan(raw: Path, zero: str, trim: bool) -> Plan:
+    """Cores of a raw folder."""
+    images = find_folder(raw, ['Train Imgs', 'Train_Imgs', 'Train_imgs'])
+    majority = find_folder(raw, ['Maps_majority'])
+    experts = [folder for i in EXPERTS
+               if (folder := find_folder(raw, [f'Maps{i}_T']))]
+    if images is None or not (majority or experts):
+        raise FileNotFoundError(
+            f"{raw} is not Gleason 2019; looked for 'Train Imgs'/ and "
+            'Maps_majority/ or Maps1_T/ to Maps6_T/. Unpack the archives '
+            'there.')
+    cores = files_by_stem(images, ['.jpg', '.jpeg'])
+    voters = [files_by_stem(folder, ['.png'], MAP_ENDING)
+              for folder in ([majority] if majority else experts)]
+    known = {name: maps[name] for maps in voters for name in maps}
+    pairs, problems = pair(cores, known, majority or experts[0].parent)
+    tasks = []
+    for name, image, _ in pairs:
+        try:
+            split = split_of(name)
+        except ValueError as error:
+            problems.append(f'{image}: {error}')
+            continue
+        maps = [maps[name] for maps in voters if name in maps]
+        tasks.append(Task(name, split, (image, *maps), open_core,
+                          options=dict(zero=zero, trim=trim)))
+    if not tasks:
+        raise FileNotFoundError(
+            f'{raw} holds no core with a map; looked for {images}/'
+            f'slideNNN_coreNNN.jpg and slideNNN_coreNNN{MAP_ENDING}.png.')
+    return Plan(tasks, problems)
+
+
+CONVERTER = Converter(
+    'gleason', CLASSES, GleasonDataset.METAINFO['palette'], plan,
+    options=dict(
+        zero=dict(choices=list(ZERO), default='benign',
+                  help='what becomes of pixels outside the annotation '
+                  '(%(default)s, as in the published numbers)'),
+        trim=TRIM_OPTION))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run(CONVERTER, __doc__, arguments)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

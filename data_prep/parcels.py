@@ -1,0 +1,272 @@
+"""Parcels of Archaeoscape: RGB, elevation and polygons on one grid."""
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from labels import IGNORE
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+from shapely import Geometry
+from sources import grid_of, naming, open_source
+from vectors import (
+    Vectors,
+    bounds_of,
+    draw,
+    faults,
+    known_crs,
+    read_vectors,
+    repaired,
+    to_plane,
+    touching,
+)
+
+#: Two grids are one if their corners differ by less, in pixels.
+SAME_GRID = 1e-3
+#: Warped where neither raster says where on earth it is: any plane will do.
+SOME_PLANE = CRS.from_epsg(3857)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What the polygons mean.
+
+    Args:
+        column: Names of the attribute that holds the kind, first found.
+        values: Class id of each kind, later kinds over earlier ones.
+        background: Class id where there is no polygon.
+    """
+
+    column: Sequence[str]
+    values: Mapping[str, int]
+    background: int = 0
+
+
+def kinds_of(features: Vectors, kinds: Kinds) -> np.ndarray:
+    """The kind of each feature.
+
+    Raises:
+        ValueError: No attribute holds kinds, or one is unknown.
+    """
+    for name in kinds.column:
+        if name in features.columns:
+            break
+    else:
+        raise ValueError(
+            f'{features.path} has the attributes {list(features.columns)}; '
+            f'one of {list(kinds.column)} is expected to hold the kind.')
+    found = features.columns[name].astype(str)
+    unknown = sorted(set(found.tolist()) - set(kinds.values))
+    if unknown:
+        raise ValueError(
+            f'{features.path} has the unknown kinds {unknown} in {name!r}; '
+            f'known are {list(kinds.values)}. Correct or remove them.')
+    return found
+
+
+class Parcel:
+    """RGB and elevation as one image, with a label drawn from polygons.
+
+    Args:
+        rgb: Open raster; its grid is that of the result.
+        dtm: Elevation on the same grid.
+        dtm_path: The file of the elevation, for messages.
+        outline: Polygon of the parcel in the plane of ``rgb``.
+        shapes: Polygons in the plane of ``rgb``, in the order of drawing.
+        values: Class id of each.
+        background: Class id where there is no polygon.
+        notes: Remarks for the manifest.
+    """
+
+    count = 4
+    dtype = 'float32'
+    nodata = float('nan')
+
+    def __init__(self, rgb: rasterio.DatasetReader,
+                 dtm: rasterio.DatasetReader, dtm_path: Path,
+                 outline: Geometry, shapes: np.ndarray,
+                 values: Sequence[int], background: int,
+                 notes: list[str]) -> None:
+        self.grid = grid_of(rgb)
+        self.notes = notes
+        self._rgb, self._dtm, self._dtm_path = rgb, dtm, dtm_path
+        self._outline = np.array([outline])
+        self._shapes, self._values = shapes, values
+        self._background = background
+        self._inside = self._blind = 0
+
+    def rows(self, top: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (4, height, W) float32, NaN for nothing, and label."""
+        width = self.grid.width
+        window = Window(0, top, width, height)
+        image = np.empty((self.count, height, width), dtype=self.dtype)
+        with naming(self._rgb.name):
+            self._rgb.read([1, 2, 3], window=window, out=image[:3])
+            if MaskFlags.all_valid not in self._rgb.mask_flag_enums[0]:
+                image[:3, self._rgb.dataset_mask(window=window) == 0] = np.nan
+        with naming(self._dtm_path):
+            self._dtm.read([1], window=window, out=image[3:])
+            image[3, self._dtm.read_masks(1, window=window) == 0] = np.nan
+        image[3, np.isinf(image[3])] = np.nan
+
+        place = self.grid.transform @ Affine.translation(0, top)
+        label = draw(self._shapes, self._values, height, width, place,
+                     self._background)
+        inside = draw(self._outline, [1], height, width, place, 0) == 1
+        label[~inside | np.isnan(image).all(0)] = IGNORE
+        self._inside += np.count_nonzero(inside)
+        self._blind += np.count_nonzero(inside & np.isnan(image[3]))
+        return image, label
+
+    def finish(self) -> None:
+        """Check what only the whole parcel shows.
+
+        Raises:
+            ValueError: No pixel lies in the outline.
+        """
+        if not self._inside:
+            raise ValueError(
+                f'{self._rgb.name}: no pixel lies in the outline of the '
+                'parcel. Compare their coordinates.')
+        if self._blind:
+            self.notes.append(f'{self._blind / self._inside:.2%} of the '
+                              'parcel has no elevation')
+
+
+@contextmanager
+def open_parcel(rgb_path: Path, dtm_path: Path, outlines_path: Path,
+                features_path: Path, *, name: str, name_column: str,
+                kinds: Kinds, repair: bool) -> Iterator[Parcel]:
+    """Open a parcel.
+
+    Args:
+        rgb_path: Raster of red, green and blue.
+        dtm_path: Raster of elevation.
+        outlines_path: Outlines of all parcels.
+        features_path: Polygons of all parcels.
+        name: Name of the parcel.
+        name_column: Attribute of the outlines that holds the name.
+        kinds: What the polygons mean.
+        repair: Mend self-intersecting polygons instead of refusing them.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: Something does not fit; says what.
+    """
+    notes: list[str] = []
+    with ExitStack() as stack:
+        rgb = stack.enter_context(open_source(rgb_path))
+        _check_rgb(rgb)
+        dtm = stack.enter_context(open_source(dtm_path))
+        dtm = stack.enter_context(_aligned(dtm, rgb, notes))
+        bounds = bounds_of(*rgb.shape, rgb.transform)
+
+        outlines = read_vectors(outlines_path)
+        mine = np.flatnonzero(
+            outlines.columns[name_column].astype(str) == name)
+        outline = shapely.union_all(
+            _sound(outlines, mine, rgb, repair, notes))
+        if not touching(np.array([outline]), bounds).size:
+            raise ValueError(
+                f'{rgb_path} covers {_rounded(bounds)} in {_named(rgb.crs)} '
+                f'but {outlines_path} places {name} at '
+                f'{_rounded(outline.bounds)}; one has the wrong CRS or '
+                'place.')
+
+        features = read_vectors(features_path)
+        found = kinds_of(features, kinds)
+        plane = to_plane(features.shapes, features.crs, known_crs(rgb.crs))
+        near = touching(plane, bounds)
+        shapes = _sound(features, near, rgb, repair, notes)
+        order = sorted(range(len(near)), key=lambda i: list(
+            kinds.values).index(found[near[i]]))
+        notes.append(f'{len(near)} features')
+        yield Parcel(rgb, dtm, dtm_path, outline, shapes[order],
+                     [kinds.values[found[near[i]]] for i in order],
+                     kinds.background, notes)
+
+
+def _check_rgb(raster: rasterio.DatasetReader) -> None:
+    alpha = raster.colorinterp[-1] == ColorInterp.alpha
+    if raster.count - alpha != 3:
+        raise ValueError(f'{raster.name} has {raster.count} band(s); red, '
+                         'green and blue are expected.')
+    if not all(np.can_cast(kind, 'float32') for kind in raster.dtypes):
+        raise ValueError(
+            f'{raster.name} has bands of {set(raster.dtypes)}, which '
+            'float32 cannot hold; convert it to 8 or 16 bits.')
+
+
+@contextmanager
+def _aligned(dtm: rasterio.DatasetReader, rgb: rasterio.DatasetReader,
+             notes: list[str]) -> Iterator[rasterio.DatasetReader]:
+    """Elevation on the grid of the RGB, itself if it is there already."""
+    if dtm.count != 1:
+        raise ValueError(f'{dtm.name} has {dtm.count} bands; an elevation '
+                         'model has one. Replace it.')
+    planes = known_crs(dtm.crs), known_crs(rgb.crs)
+    same_plane = None in planes or planes[0] == planes[1]
+    if same_plane and dtm.shape == rgb.shape and _near(dtm, rgb):
+        yield dtm
+        return
+    source, target = planes if None not in planes else (SOME_PLANE, ) * 2
+    there = bounds_of(*dtm.shape, dtm.transform)
+    if source != target:
+        there = transform_bounds(source, target, *there)
+    here = bounds_of(*rgb.shape, rgb.transform)
+    if not shapely.box(*there).intersection(shapely.box(*here)).area:
+        raise ValueError(
+            f'{dtm.name} covers {_rounded(there)} but {rgb.name} covers '
+            f'{_rounded(here)} in {_named(rgb.crs)}; they do not overlap. '
+            'One has the wrong CRS or is of another parcel.')
+    finer = (shapely.box(*there).area / np.prod(dtm.shape)
+             < shapely.box(*here).area / np.prod(rgb.shape) / 2)
+    method = Resampling.average if finer else Resampling.bilinear
+    notes.append(f'elevation resampled ({method.name}) from {dtm.shape[0]} x '
+                 f'{dtm.shape[1]} pixels in {_named(dtm.crs)}')
+    with WarpedVRT(
+            dtm, src_crs=source, crs=target, transform=rgb.transform,
+            height=rgb.height, width=rgb.width, resampling=method,
+            dtype='float32', nodata=np.nan) as warped:
+        yield warped
+
+
+def _near(one: rasterio.DatasetReader, other: rasterio.DatasetReader) -> bool:
+    """Whether two rasters of one shape have the same corners."""
+    shift = ~one.transform @ other.transform
+    height, width = one.shape
+    corners = ((0, 0), (width, 0), (0, height), (width, height))
+    return all(np.abs(np.subtract(shift @ corner, corner)).max() < SAME_GRID
+               for corner in corners)
+
+
+def _sound(vectors: Vectors, chosen: np.ndarray,
+           rgb: rasterio.DatasetReader, repair: bool,
+           notes: list[str]) -> np.ndarray:
+    """Chosen geometries in the plane of the RGB, all of them valid."""
+    wrong = faults(vectors, chosen)
+    if wrong and not repair:
+        raise ValueError(
+            f'{vectors.path}: {"; ".join(wrong)}. Mend the polygons, or use '
+            '--repair to mend or leave out what cannot be drawn.')
+    shapes = vectors.shapes[chosen]
+    if wrong:
+        notes += [f'repaired {vectors.path.name}: {text}' for text in wrong]
+        shapes = np.array([repaired(shape) for shape in shapes])
+    return to_plane(shapes, vectors.crs, known_crs(rgb.crs))
+
+
+def _rounded(bounds: Sequence[float]) -> str:
+    left, bottom, right, top = (f'{value:.7g}' for value in bounds)
+    return f'x {left} to {right}, y {bottom} to {top}'
+
+
+def _named(crs: CRS | None) -> str:
+    return crs.to_string() if known_crs(crs) else 'an unknown CRS'

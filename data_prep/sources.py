@@ -1,0 +1,163 @@
+"""Raw files, opened with the checks that keep surprises out of the data."""
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.windows import Window
+from writing import Grid
+
+ORIENTATION = 274  # EXIF and TIFF tag; 1 is upright
+UPRIGHT = 1
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
+    """Open a raw file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PermissionError: It may not be read.
+        ValueError: It cannot be opened, holds no pixel, or is meant to be
+            shown turned.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} does not exist; complete the raw folder.')
+    try:
+        path.open('rb').close()
+    except OSError as error:
+        raise type(error)(
+            f'{path} cannot be read ({error.strerror}); change its '
+            'permissions.') from error
+    if not path.stat().st_size:
+        raise ValueError(f'{path} is empty; download it again.')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with naming(path):
+            raster = rasterio.open(path)
+    with raster:
+        _check_orientation(path, raster)
+        if not raster.height or not raster.width:
+            raise ValueError(f'{path} has {raster.height} x {raster.width} '
+                             'pixels; replace it.')
+        yield raster
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name the file in what goes wrong with reading it."""
+    try:
+        yield
+    except RasterioIOError as error:
+        reason = error.__cause__ or error
+        raise ValueError(
+            f'{path} cannot be read ({reason}); it is damaged or no image. '
+            'Download it again.') from error
+
+
+def read_rows(raster: rasterio.DatasetReader, top: int, height: int,
+              width: int) -> np.ndarray:
+    """All bands (C, height, width) from row ``top`` on."""
+    with naming(raster.name):
+        return raster.read(window=Window(0, top, width, height))
+
+
+def grid_of(raster: rasterio.DatasetReader) -> Grid:
+    """Size and place of a file."""
+    return Grid(raster.height, raster.width, raster.crs, raster.transform)
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator['ColourImage']:
+    """Open an image of red, green and blue, see :class:`ColourImage`."""
+    with open_source(path) as raster:
+        yield ColourImage(path, raster)
+
+
+class ColourImage:
+    """An image of red, green and blue with 8 bits each, read in rows.
+
+    Args:
+        path: The file, for messages.
+        raster: The open file; a fourth band may be an opaque alpha channel,
+            which is left out.
+    """
+
+    count = 3
+    dtype = 'uint8'
+
+    def __init__(self, path: Path, raster: rasterio.DatasetReader) -> None:
+        kinds = set(raster.dtypes)
+        if kinds != {'uint8'}:
+            raise ValueError(
+                f'{path} has bands of {", ".join(kinds)}; 8 bits are '
+                'expected, and cutting the others is not for a converter to '
+                'decide. Scale the file to 8 bits yourself.')
+        has_alpha = raster.colorinterp[-1] == ColorInterp.alpha
+        if raster.count - has_alpha != 3:
+            raise ValueError(
+                f'{path} has {raster.count} band(s); red, green and blue are '
+                'expected. Convert it to RGB.')
+        self.path = path
+        self.grid = grid_of(raster)
+        self.nodata = raster.nodata
+        self._raster = raster
+
+    def rows(self, top: int, height: int, width: int) -> np.ndarray:
+        """Pixels (3, height, width) from row ``top`` on."""
+        pixels = read_rows(self._raster, top, height, width)
+        if (pixels[3:] != 255).any():
+            raise ValueError(
+                f'{self.path} is transparent in places; flatten it to RGB.')
+        return pixels[:3]
+
+
+def _check_orientation(path: Path, raster: rasterio.DatasetReader) -> None:
+    """Refuse a file that viewers turn and that readers of pixels do not."""
+    if raster.driver == 'JPEG':
+        orientation = int(raster.tags().get('EXIF_Orientation', UPRIGHT))
+    elif raster.driver == 'PNG':
+        orientation = _png_orientation(path)
+    elif raster.driver in ('GTiff', 'COG'):
+        orientation = _tiff_orientation(path)
+    else:
+        return
+    if orientation not in (0, UPRIGHT):
+        raise ValueError(
+            f'{path} has EXIF orientation {orientation}: it is stored turned '
+            'or mirrored, and whether its label is too cannot be known. Save '
+            'it upright (e.g. `mogrify -auto-orient`) and check the label.')
+
+
+def _png_orientation(path: Path) -> int:
+    with path.open('rb') as file:
+        if file.read(8) != PNG_SIGNATURE:
+            return UPRIGHT
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack('>I4s', head)
+            if kind == b'eXIf':
+                exif = Image.Exif()
+                exif.load(b'Exif\0\0' + file.read(length))
+                return exif.get(ORIENTATION, UPRIGHT)
+            file.seek(length + 4, 1)
+    return UPRIGHT
+
+
+def _tiff_orientation(path: Path) -> int:
+    with path.open('rb') as file:
+        head = file.read(8)
+        if head[2:4] in (b'\x2b\0', b'\0\x2b'):  # BigTIFF
+            head += file.read(8)
+        directory = ImageFileDirectory_v2(head)
+        file.seek(directory.next)
+        directory.load(file)
+        return directory.get(ORIENTATION, UPRIGHT)
