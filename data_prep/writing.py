@@ -29,6 +29,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 from reducing import area_means, nearest
 
+from relay_seg.rasters import EXACT_OVERVIEWS
+
 TILE = 256
 OVERVIEWS = (2, 4, 8, 16)
 LABEL = dict(compress='deflate', zlevel=6)
@@ -156,6 +158,14 @@ class RasterWriter:
         path = self._folder / 'levels.vrt'
         rasterio.shutil.copy(self._levels[0].path, path, driver='VRT')
         tree = ElementTree.parse(path)
+        root = tree.getroot()
+        if self.compression is None:  # lossless: the reader may rely on it
+            metadata = root.find('Metadata')
+            if metadata is None:
+                metadata = ElementTree.SubElement(root, 'Metadata')
+            tag = ElementTree.SubElement(
+                metadata, 'MDI', key=EXACT_OVERVIEWS)
+            tag.text = 'YES'
         for band in tree.iter('VRTRasterBand'):
             for level in self._levels[1:]:
                 overview = ElementTree.SubElement(band, 'Overview')

@@ -3,6 +3,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window as RasterWindow
 
-from relay_seg.views import Window, crop
+from relay_seg.views import Read, Window, crop, valid_mean
+
+#: Tag of files whose overviews hold exact means (data_prep/ writes it).
+EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
 
 
 @contextmanager
@@ -24,17 +28,136 @@ def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
     if not Path(path).exists():
         raise FileNotFoundError(f'{path} does not exist; check data_root and '
                                 'data_prefix in the config.')
+    with _named(path), rasterio.open(path) as raster:
+        yield raster
+
+
+@contextmanager
+def reused_raster(path: str | Path,
+                  factor: int = 1) -> Iterator[rasterio.DatasetReader]:
+    """As :func:`open_raster`, but the file stays open for the next time.
+
+    Each process has handles of its own, so that forked workers of a data
+    loader do not share a position in the file.
+
+    Args:
+        path: File.
+        factor: The file itself, 1, or its overview of this factor.
+    """
+    with _named(path):
+        yield _open_once(str(path), factor, _stamp(path))
+
+
+def _stamp(path: str | Path) -> tuple[int, int, int]:
+    """Changes with the process and with the file."""
+    status = os.stat(path)
+    return os.getpid(), status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=128)
+def _open_once(path: str, factor: int,
+               stamp: tuple) -> rasterio.DatasetReader:
+    if factor == 1:
+        return rasterio.open(path)
+    return rasterio.open(path, overview_level=_overviews(path, stamp)[factor])
+
+
+@lru_cache(maxsize=4096)
+def _overviews(path: str, stamp: tuple) -> dict[int, int]:
+    """Overviews of a file that hold exact means: factor to level.
+
+    Their cells start with the first pixel and are ``factor`` pixels wide.
+    GDAL's own overviews are not so where the factor does not divide the size
+    of the file, and are left out there.
+    """
+    raster = _open_once(path, 1, stamp)
+    found = {}
+    for level, factor in enumerate(raster.overviews(1)):
+        divides = all(side % factor == 0 for side in raster.shape)
+        if raster.tags().get(EXACT_OVERVIEWS) or divides:
+            found[factor] = level
+    return found
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Errors of GDAL as errors that name the file and the remedy."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f'{path} does not exist; check data_root and '
+                                'data_prefix in the config.')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            # GDAL's fast path for whole PNGs does not see that one ends early.
-            with (rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'),
-                  rasterio.open(path) as raster):
-                yield raster
+            # GDAL's fast path for whole PNGs does not see one that is cut.
+            with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'):
+                yield
     except RasterioIOError as error:
         raise ValueError(
             f'{path} cannot be read ({error}); it is damaged or no image. '
             'Replace it, or take it out of the split.') from error
+
+
+def raster_reader(path: str | Path, *, bands: Sequence[int] | None,
+                  fill: Sequence[float]) -> Read:
+    """Regions of an image file, as float32, NaN where it has no data.
+
+    Where the file has an overview of the factor, and the region lies on its
+    grid, that is read instead of the native pixels. (An overview of integers
+    is rounded to integers.)
+
+    Args:
+        path: File.
+        bands: Bands to read, the first is 1; None for all.
+        fill: Value of each of these bands outside the file.
+
+    Raises:
+        ValueError: The file does not have as many bands as ``fill``.
+    """
+    with reused_raster(path) as raster:
+        bands = choose_bands(raster, bands, len(fill))
+        height, width = raster.shape
+        overviews = _overviews(str(path), _stamp(path))
+
+    def read(region: Window, factor: int) -> np.ndarray:
+        on_grid = region.top % factor == region.left % factor == 0
+        if factor > 1 and factor in overviews and on_grid:
+            reduced = Window(*(side // factor for side in region[:4]))
+            with reused_raster(path, factor) as raster:
+                out = read_region(raster, reduced, bands=bands, fill=fill)
+            return _fill_edge(out, reduced, (height / factor, width / factor),
+                              fill)
+        with reused_raster(path) as raster:
+            return valid_mean(
+                read_region(raster, region, bands=bands, fill=fill), factor)
+
+    return read
+
+
+def _fill_edge(image: np.ndarray, window: Window, shape: tuple[float, float],
+               fill: Sequence[float]) -> np.ndarray:
+    """Count what lies outside in the last, partial cells of an overview.
+
+    Args:
+        image: (C, H, W) of a window of the overview.
+        window: That window.
+        shape: Height and width of the file in cells, with fractions.
+        fill: Value of each band outside.
+    """
+    shares = []
+    for start, count, cells in zip(window[:2], window[2:4], shape):
+        share = np.ones(count, np.float32)
+        last = int(cells) - start  # index of the partial cell
+        if cells % 1 and 0 <= last < count:
+            share[last] = cells % 1
+        shares.append(share)
+    inside = shares[0][:, None] * shares[1]
+    if (inside == 1).all():
+        return image
+    fill = np.asarray(fill, np.float32)[:, None, None]
+    mixed = inside * image + (1 - inside) * fill
+    # No data, on either side, does not count.
+    return np.where(inside == 1, image, np.where(
+        np.isnan(fill), image, np.where(np.isnan(image), fill, mixed)))
 
 
 def read_region(raster: rasterio.DatasetReader, window: Window, *,
@@ -66,7 +189,11 @@ def read_region(raster: rasterio.DatasetReader, window: Window, *,
         pixels = np.empty((len(bands), 0, 0))
     inner = Window(window.top - top, window.left - left, window.height,
                    window.width)
-    return crop(pixels.astype(dtype, copy=False), inner, fill)
+    values = pixels.astype(dtype, copy=False)
+    if raster.nodata is not None and np.issubdtype(dtype, np.floating):
+        values = np.where(pixels == raster.nodata, np.nan, values)
+        values = values.astype(dtype, copy=False)
+    return crop(values, inner, fill)
 
 
 def choose_bands(raster: rasterio.DatasetReader, bands: Sequence[int] | None,

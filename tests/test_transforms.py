@@ -1,5 +1,4 @@
 """From a window on disk to a batch: pixels, labels, and nothing moved."""
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +27,7 @@ from relay_seg.views import (
     crop,
     cut_views,
     plan_windows,
+    reader,
     resample,
     surroundings,
 )
@@ -560,6 +560,7 @@ class Recorder(SlideEncoderDecoder):
     def __init__(self, context_factors):
         torch.nn.Module.__init__(self)
         self.context_factors, self.seen = context_factors, []
+        self.relative_bands = ()
         self.decode_head = SimpleNamespace(out_channels=1)
         self.out_channels = 1
 

@@ -4,7 +4,6 @@ env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
-log_processor = dict(by_epoch=False)
 custom_hooks = [dict(type='BroadcastBuffersHook')]
 log_level = 'INFO'
 vis_backends = [dict(type='LocalVisBackend')]

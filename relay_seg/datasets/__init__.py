@@ -2,10 +2,11 @@ from .archaeoscape import ArchaeoscapeDataset
 from .cityscapes import CityscapesSceneDataset
 from .dubai import DubaiDataset
 from .gleason import GleasonDataset
+from .sampling import WindowSampler
 from .scene_dataset import SceneDataset
 from .urur import URURDataset
 
 __all__ = [
     'ArchaeoscapeDataset', 'CityscapesSceneDataset', 'DubaiDataset',
-    'GleasonDataset', 'SceneDataset', 'URURDataset'
+    'GleasonDataset', 'SceneDataset', 'URURDataset', 'WindowSampler'
 ]

@@ -1,12 +1,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from relay_seg.rasters import open_raster
 
+from .balance import class_pixels
 from .labels import label_lookup
+from .sampling import draw_scene, seed_words
 
 
 @DATASETS.register_module()
@@ -16,19 +19,53 @@ class SceneDataset(BaseSegDataset):
     The files are looked at when the data set is built: a missing label or
     one of another size shows before training, not during it.
 
+    An index below ``len(dataset)`` is a scene. One beyond, as
+    :class:`relay_seg.datasets.WindowSampler` gives, is the number of a drawn
+    sample: it seeds NumPy's generator, which draws a scene, in proportion to
+    its pixels or its share of a class, and then window and augmentation.
+
     Args:
         img_suffix: End of image names.
         seg_map_suffix: End of label names.
         context_factors: Context factors of the global views that a training
             sample holds, increasing; none for a plain model.
+        class_balanced: Whether drawn samples are of each class alike: a class
+            is drawn, a scene in proportion to its pixels of that class, and
+            a window around one of them. Needs the ``manifest.json`` that the
+            converters in data_prep/ write to ``data_root``.
         kwargs: Those of the host's ``BaseSegDataset``.
     """
 
     def __init__(self, img_suffix: str = '.tif', seg_map_suffix: str = '.tif',
-                 context_factors: Sequence[int] = (), **kwargs) -> None:
+                 context_factors: Sequence[int] = (),
+                 class_balanced: bool = False, **kwargs) -> None:
         self.context_factors = tuple(context_factors)
+        self.class_balanced = class_balanced
         super().__init__(
             img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
+
+    def full_init(self) -> None:
+        """Load the list of scenes, and what drawing them needs."""
+        if self._fully_initialized:
+            return
+        super().full_init()
+        scenes = [self.get_data_info(i) for i in range(len(self))]
+        self._areas = np.array([np.prod(s['scene_shape']) for s in scenes])
+        if self.class_balanced:
+            self._class_pixels = class_pixels(
+                self.data_root, scenes, len(self._metainfo['classes']))
+
+    def prepare_data(self, idx: int) -> dict:
+        """A scene, or a drawn sample, through the pipeline."""
+        if idx < len(self):
+            return super().prepare_data(idx)
+        np.random.seed(seed_words(idx))
+        if not self.class_balanced:
+            return super().prepare_data(draw_scene(self._areas))
+        counts = self._class_pixels
+        wanted = np.random.choice(np.flatnonzero(counts.sum(0)))
+        info = self.get_data_info(draw_scene(counts[:, wanted]))
+        return self.pipeline(info | dict(wanted_class=int(wanted)))
 
     def load_data_list(self) -> list[dict]:
         """Scenes with their shapes and the table for their labels.

@@ -54,11 +54,13 @@ class PhotoMetricViews(BaseTransform):
                 f'{len(views[0])} bands; take it out of the pipeline.')
         rgb = np.concatenate([view[:3] for view in views], axis=1)
         # One image of all views above each other, as the host wants it.
-        image = rgb[::-1].transpose(1, 2, 0).round().clip(0, 255)
+        image = np.nan_to_num(rgb)[::-1].transpose(1, 2, 0)
+        image = image.round().clip(0, 255)
         image = np.ascontiguousarray(image.astype(np.uint8))
         image = self.distort(dict(img=image))['img']
         rgb = image.astype(np.float32).transpose(2, 0, 1)[::-1]
         results['views'] = tuple(
-            np.concatenate((new, view[3:])) for new, view in zip(
-                np.split(rgb, len(views), axis=1), views))
+            np.concatenate((np.where(np.isnan(view[:3]), view[:3], new),
+                            view[3:]))
+            for new, view in zip(np.split(rgb, len(views), axis=1), views))
         return results

@@ -1,13 +1,19 @@
 """From scenes on disk to windows and their views."""
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
+from relay_seg.datasets.balance import class_places
 from relay_seg.datasets.labels import IGNORE, map_labels
-from relay_seg.rasters import choose_bands, open_raster, read_region
+from relay_seg.rasters import (
+    choose_bands,
+    open_raster,
+    raster_reader,
+    read_region,
+    reused_raster,
+)
 from relay_seg.views import (
     Window,
     center,
@@ -21,7 +27,12 @@ from relay_seg.views import (
 class SampleWindow(BaseTransform):
     """Draw a window of a scene: position, scale and rotation.
 
-    Required Keys: scene_shape. Added Keys: window, window_size.
+    Where a sample has a ``wanted_class``, the window lies around a place of
+    that class. Other windows lie on the grid of the coarsest view, where
+    overviews hold its pixels.
+
+    Required Keys: scene_shape; with wanted_class, also seg_map_path and
+    label_lookup. Added Keys: window, window_size.
 
     Args:
         size: Height and width of the views in pixels.
@@ -54,13 +65,34 @@ class SampleWindow(BaseTransform):
                              for side in self.size)
         if np.random.rand() < self.rotate_prob:
             angle = np.random.uniform(-self.max_angle, self.max_angle)
-        top, left = (
-            np.random.randint(min(free, 0), max(free, 0) + 1)
-            for free in (results['scene_shape'][0] - height,
-                         results['scene_shape'][1] - width))
+        place = self._place(results)
+        step = max(results.get('context_factors', ()), default=1)
+        start = []
+        for axis, side in enumerate((height, width)):
+            free = results['scene_shape'][axis] - side
+            low, high = min(free, 0), max(free, 0)
+            if place is None:
+                at = step * (np.random.randint(low, high + 1) // step)
+            else:
+                at = place[axis] - np.random.randint(side)
+            start.append(int(np.clip(at, low, high)))
+        top, left = start
         results['window'] = Window(top, left, height, width, angle)
         results['window_size'] = self.size
         return results
+
+    @staticmethod
+    def _place(results: dict) -> np.ndarray | None:
+        """A pixel of the wanted class; None if none is wanted or known."""
+        wanted = results.get('wanted_class')
+        if wanted is None:
+            return None
+        ids = np.flatnonzero(results['label_lookup'] == wanted)
+        places = [class_places(results['seg_map_path'], int(i)) for i in ids]
+        places = np.concatenate(places)
+        if not len(places):
+            return None
+        return places[np.random.randint(len(places))]
 
 
 @TRANSFORMS.register_module()
@@ -73,29 +105,28 @@ class ReadViews(BaseTransform):
 
     Args:
         fill: Value of each band outside the scene: the mean that the data
-            preprocessor subtracts.
+            preprocessor subtracts, or None, no data, for bands that have no
+            mean (``relative_bands`` of the model).
         bands: Bands of the file to read, the first is 1; None for all.
     """
 
     def __init__(self, fill: Sequence[float],
                  bands: Sequence[int] | None = None) -> None:
-        self.fill = tuple(fill)
+        self.fill = tuple(np.nan if x is None else x for x in fill)
         self.bands = bands
 
     def transform(self, results: dict) -> dict:
         window, size = results['window'], results['window_size']
         factors = results['context_factors']
         upright = window == Window(*window[:2], *size)
-        # One after the other: an error names the file that is open.
-        with open_raster(results['img_path']) as image:
-            bands = choose_bands(image, self.bands, len(self.fill))
-            read = partial(read_region, image, bands=bands, fill=self.fill)
-            if upright:
-                views = cut_views(read, window, factors)
-            else:
-                views = tuple(
-                    resample(read, surroundings(window, k), size, smooth=True)
-                    for k in (1, *factors))
+        read = raster_reader(
+            results['img_path'], bands=self.bands, fill=self.fill)
+        if upright:
+            views = cut_views(read, window, factors)
+        else:
+            views = tuple(
+                resample(read, surroundings(window, k), size, smooth=True)
+                for k in (1, *factors))
         results['views'] = views
         results['labels'] = self._labels(results, window, size, upright)
         results['img_shape'] = results['ori_shape'] = tuple(size)
@@ -107,16 +138,16 @@ class ReadViews(BaseTransform):
         """Native labels under the views of the (perhaps turned) window."""
         path, lookup = results['seg_map_path'], results['label_lookup']
         factors = results['context_factors']
-        with open_raster(path) as raster:
+        with reused_raster(path) as raster:
             dtype = np.promote_types(raster.dtypes[0], np.uint8)
 
-            def read(region):
+            def read(region: Window, factor: int) -> np.ndarray:
                 ids = read_region(
                     raster, region, bands=[1], fill=[IGNORE], dtype=dtype)
                 return map_labels(ids, lookup, path)
 
             if upright:
-                return tuple(read(surroundings(window, k))[0]
+                return tuple(read(surroundings(window, k), 1)[0]
                              for k in (1, *factors))
             labels = [
                 resample(read, surroundings(window, k),

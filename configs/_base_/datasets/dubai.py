@@ -18,7 +18,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='WindowSampler', samples_per_epoch=4096),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,

@@ -18,7 +18,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='WindowSampler', samples_per_epoch=12800),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -44,7 +44,8 @@ test_dataloader = dict(
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
-        data_prefix=dict(img_path='img_dir/test', seg_map_path='ann_dir/test'),
+        data_prefix=dict(
+            img_path='img_dir/test', seg_map_path='ann_dir/test'),
         test_mode=True,
         pipeline=test_pipeline))
 val_evaluator = dict(type='ConfusionMetric')

@@ -31,3 +31,4 @@ default_hooks = dict(
         type='CheckpointHook', by_epoch=False, interval=2000,
         max_keep_ckpts=2, save_best='mIoU'),
     sampler_seed=dict(type='DistSamplerSeedHook'))
+log_processor = dict(by_epoch=False)
