@@ -6,7 +6,7 @@ from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
 from relay_seg.datasets.balance import class_places
-from relay_seg.datasets.labels import IGNORE, map_labels
+from relay_seg.datasets.labels import IGNORE, as_ids, map_labels
 from relay_seg.rasters import (
     choose_bands,
     open_raster,
@@ -16,7 +16,6 @@ from relay_seg.rasters import (
 )
 from relay_seg.views import (
     Window,
-    center,
     cut_views,
     resample,
     surroundings,
@@ -136,28 +135,31 @@ class ReadViews(BaseTransform):
     def _labels(results: dict, window: Window, size: tuple[int, int],
                 upright: bool) -> tuple[np.ndarray, ...]:
         """Native labels under the views of the (perhaps turned) window."""
-        path, lookup = results['seg_map_path'], results['label_lookup']
-        factors = results['context_factors']
+        path, factors = results['seg_map_path'], results['context_factors']
+        widest = max(factors, default=1)
+        region = surroundings(window, widest)
         with reused_raster(path) as raster:
             dtype = np.promote_types(raster.dtypes[0], np.uint8)
 
-            def read(region: Window, factor: int) -> np.ndarray:
-                ids = read_region(
-                    raster, region, bands=[1], fill=[IGNORE], dtype=dtype)
-                return map_labels(ids, lookup, path)
+            def read(box: Window, factor: int) -> np.ndarray:
+                return as_ids(read_region(
+                    raster, box, bands=[1], fill=[IGNORE], dtype=dtype), path)
 
             if upright:
-                return tuple(read(surroundings(window, k), 1)[0]
-                             for k in (1, *factors))
-            labels = [
-                resample(read, surroundings(window, k),
-                         (size[0] * k, size[1] * k), smooth=False)[0]
-                for k in factors or (1, )
-            ]
-        # Two resamplings may break ties of nearest pixels differently: the
-        # local label is the middle of the global one.
-        return (center(labels[0], factors[0]), *labels) if factors else (
-            labels[0], )
+                label = read(region, 1)[0]
+            else:
+                label = resample(read, region, tuple(
+                    side * widest for side in size), smooth=False)[0]
+        label = map_labels(label, results['label_lookup'], path)
+        # The labels of narrower views are its middle, to the pixel.
+        whole = Window(0, 0, *size)
+        origin = surroundings(whole, widest)
+        labels = []
+        for k in (1, *factors):
+            part = surroundings(whole, k)
+            y, x = part.top - origin.top, part.left - origin.left
+            labels.append(label[y:y + part.height, x:x + part.width])
+        return tuple(labels)
 
 
 @TRANSFORMS.register_module()
@@ -181,10 +183,13 @@ class ReadScene(BaseTransform):
     def transform(self, results: dict) -> dict:
         with open_raster(results['img_path']) as raster:
             bands = choose_bands(raster, self.bands, self.num_bands)
-            image = raster.read(bands)
             shape = raster.shape
-        if image.dtype != np.uint8:
-            image = image.astype(np.float32)
+            if raster.dtypes[0] == 'uint8' and raster.nodata is None:
+                image = raster.read(bands)
+            else:
+                image = read_region(
+                    raster, Window(0, 0, *shape), bands=bands,
+                    fill=[np.nan] * len(bands))
         results['img'] = image.transpose(1, 2, 0)
         if results.get('seg_map_path'):
             with open_raster(results['seg_map_path']) as raster:
