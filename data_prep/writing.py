@@ -127,6 +127,9 @@ class RasterWriter:
             rasterio.shutil.copy(
                 self._virtual(), self._whole, copy_src_overviews=True,
                 **LAYOUT, **self._options())
+            if self.compression is None:  # lossless: readers may rely on it
+                with rasterio.open(self._whole, 'r+') as raster:
+                    raster.update_tags(**{EXACT_OVERVIEWS: 'YES'})
             self._read_back(self._whole)
 
     def publish(self) -> None:
@@ -158,14 +161,6 @@ class RasterWriter:
         path = self._folder / 'levels.vrt'
         rasterio.shutil.copy(self._levels[0].path, path, driver='VRT')
         tree = ElementTree.parse(path)
-        root = tree.getroot()
-        if self.compression is None:  # lossless: the reader may rely on it
-            metadata = root.find('Metadata')
-            if metadata is None:
-                metadata = ElementTree.SubElement(root, 'Metadata')
-            tag = ElementTree.SubElement(
-                metadata, 'MDI', key=EXACT_OVERVIEWS)
-            tag.text = 'YES'
         for band in tree.iter('VRTRasterBand'):
             for level in self._levels[1:]:
                 overview = ElementTree.SubElement(band, 'Overview')
@@ -267,7 +262,7 @@ def write_image(path: Path, image: np.ndarray, **compression) -> None:
         image: Bands first.
         compression: Creation options, lossless ones if none are given.
     """
-    _write(path, image, None, compression)
+    _write(path, image, None, compression or None)
 
 
 def write_label(path: Path, label: np.ndarray,

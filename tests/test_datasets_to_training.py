@@ -352,15 +352,34 @@ def test_config_trains_a_step_and_segments_a_scene(kind, model, data):
     scene = torch.rand(bands, 71, 93) * 255
     for band in cfg.model.get('relative_bands', ()):
         scene = no_data(scene, band)
-    sample = SegDataSample(metainfo=dict(
-        img_shape=scene.shape[1:], ori_shape=scene.shape[1:]))
-    with torch.no_grad():
-        result, = segmentor.test_step(
-            dict(inputs=[scene], data_samples=[sample]))
+    result = predict(segmentor, scene)
     assert result.seg_logits.data.isfinite().all()
     labels = result.pred_sem_seg.data
     assert labels.shape == (1, 71, 93)
     assert 0 <= labels.min() and labels.max() < classes
+    # Each band is looked at, in spite of holes; of elevation the relief.
+    for band in range(bands):
+        other = scene.clone()
+        other[band] = other[band].flip(0)
+        change = predict(segmentor, other).seg_logits.data
+        change -= result.seg_logits.data
+        assert change.abs().max() > 1e-4
+    for band in cfg.model.get('relative_bands', ()):
+        lifted = scene.clone()
+        lifted[band] += 1000
+        torch.testing.assert_close(
+            predict(segmentor, lifted).seg_logits.data,
+            result.seg_logits.data, rtol=0, atol=2e-3)
+
+
+@torch.no_grad()
+def predict(segmentor, scene):
+    """Through the data preprocessor and slide inference."""
+    sample = SegDataSample(metainfo=dict(
+        img_shape=scene.shape[1:], ori_shape=scene.shape[1:]))
+    result, = segmentor.test_step(
+        dict(inputs=[scene], data_samples=[sample]))
+    return result
 
 
 @pytest.mark.parametrize('data', DATASETS_OF)

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mmengine.logging import MMLogger
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
@@ -10,6 +11,8 @@ from relay_seg.rasters import open_raster
 from .balance import class_pixels
 from .labels import label_lookup
 from .sampling import draw_scene, seed_words
+
+UNTILED = 2048  # pixels a side, above which files should be tiled
 
 
 @DATASETS.register_module()
@@ -88,19 +91,28 @@ class SceneDataset(BaseSegDataset):
         lookup = label_lookup(
             len(self._metainfo['classes']), self.label_map,
             self.reduce_zero_label)
+        slow = 0
         for scene in scenes:
-            scene['scene_shape'] = self._shape(scene)
+            scene['scene_shape'], quick = self._look_at(scene)
+            slow += not quick
             scene['label_lookup'] = lookup
             scene['context_factors'] = self.context_factors
+        if slow and not self.test_mode:
+            MMLogger.get_current_instance().info(
+                f'{slow} of {len(scenes)} scenes in {folder} are large, not '
+                'tiled: every window decodes much of the file. The '
+                'converters in data_prep/ write files that are read faster.')
         return scenes
 
     @staticmethod
-    def _shape(scene: dict) -> tuple[int, int]:
+    def _look_at(scene: dict) -> tuple[tuple[int, int], bool]:
+        """Shape of a scene, and whether windows of it are read quickly."""
         image, label = scene['img_path'], scene.get('seg_map_path')
         with open_raster(image) as raster:
             shape = raster.shape
+            quick = raster.is_tiled or max(shape) < UNTILED
         if label is None:
-            return shape
+            return shape, quick
         if not Path(label).exists():
             raise FileNotFoundError(
                 f'{image} has no label: {label} does not exist; add it, or '
@@ -115,4 +127,4 @@ class SceneDataset(BaseSegDataset):
                 raise ValueError(
                     f'{label} has {raster.count} bands; a label has one band '
                     'of class ids. Convert colours with data_prep/.')
-        return shape
+        return shape, quick
