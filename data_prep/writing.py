@@ -127,9 +127,6 @@ class RasterWriter:
             rasterio.shutil.copy(
                 self._virtual(), self._whole, copy_src_overviews=True,
                 **LAYOUT, **self._options())
-            if self.compression is None:  # lossless: readers may rely on it
-                with rasterio.open(self._whole, 'r+') as raster:
-                    raster.update_tags(**{EXACT_OVERVIEWS: 'YES'})
             self._read_back(self._whole)
 
     def publish(self) -> None:
@@ -161,6 +158,10 @@ class RasterWriter:
         path = self._folder / 'levels.vrt'
         rasterio.shutil.copy(self._levels[0].path, path, driver='VRT')
         tree = ElementTree.parse(path)
+        if self.compression is None:  # lossless: readers may rely on it
+            metadata = ElementTree.SubElement(tree.getroot(), 'Metadata')
+            tag = ElementTree.SubElement(metadata, 'MDI', key=EXACT_OVERVIEWS)
+            tag.text = 'YES'
         for band in tree.iter('VRTRasterBand'):
             for level in self._levels[1:]:
                 overview = ElementTree.SubElement(band, 'Overview')
