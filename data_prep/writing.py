@@ -29,9 +29,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 from reducing import area_means, nearest
 
-from relay_seg.rasters import EXACT_OVERVIEWS
-
 TILE = 256
+#: Tag that tells relay_seg.rasters, which is slow to import, that overviews
+#: hold exact means.
+EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
 OVERVIEWS = (2, 4, 8, 16)
 #: Zstandard is read 2.6 times as fast as deflate, at the same size.
 LABEL = dict(compress='zstd')

@@ -91,6 +91,7 @@ def test_an_index_of_a_scene_shows_that_scene(scenes, build):
     assert len(dataset) == 2
     for i, name in enumerate('ab'):
         assert f'{name}.tif' in dataset[i]['data_samples'].img_path
+    assert len(list(dataset)) == 2  # a loop over scenes ends
 
 
 @pytest.fixture

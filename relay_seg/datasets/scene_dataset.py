@@ -10,7 +10,7 @@ from relay_seg.rasters import open_raster
 
 from .balance import class_pixels
 from .labels import label_lookup
-from .sampling import draw_scene, seed_words
+from .sampling import NUMBERS, draw_scene, seed_words
 
 UNTILED = 2048  # pixels a side, above which files should be tiled
 
@@ -22,8 +22,8 @@ class SceneDataset(BaseSegDataset):
     The files are looked at when the data set is built: a missing label or
     one of another size shows before training, not during it.
 
-    An index below ``len(dataset)`` is a scene. One beyond, as
-    :class:`relay_seg.datasets.WindowSampler` gives, is the number of a drawn
+    An index below ``len(dataset)`` is a scene. The large numbers that
+    :class:`relay_seg.datasets.WindowSampler` gives each stand for a drawn
     sample: it seeds NumPy's generator, which draws a scene, in proportion to
     its pixels or its share of a class, and then window and augmentation.
 
@@ -60,7 +60,7 @@ class SceneDataset(BaseSegDataset):
 
     def prepare_data(self, idx: int) -> dict:
         """A scene, or a drawn sample, through the pipeline."""
-        if idx < len(self):
+        if idx < NUMBERS:
             return super().prepare_data(idx)
         np.random.seed(seed_words(idx))
         if not self.class_balanced:

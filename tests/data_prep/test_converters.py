@@ -114,7 +114,7 @@ def test_files_are_tiled_lossless_with_overviews_and_colours(converted):
         with rasterio.open(path) as image:
             assert image.profile['tiled']
             assert image.block_shapes[0] == (256, 256)
-            assert image.compression.value == 'DEFLATE'
+            assert image.compression.value == 'ZSTD'
             assert len(image.overviews(1)) == 4
             shape = image.shape
         for level, k in enumerate((2, 4, 8, 16)):

@@ -6,6 +6,6 @@ param_scheduler = [
         end=0.05 * max_epochs, convert_to_iter_based=True),
     dict(
         type='ReduceOnPlateauLR', monitor='mIoU', rule='greater', factor=0.2,
-        patience=4, by_epoch=True)
+        patience=4, by_epoch=True, end=10**6)
 ]
 train_cfg = dict(max_epochs=max_epochs)

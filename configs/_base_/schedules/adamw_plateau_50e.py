@@ -20,7 +20,7 @@ param_scheduler = [
         end=0.05 * max_epochs, convert_to_iter_based=True),
     dict(
         type='ReduceOnPlateauLR', monitor='mIoU', rule='greater', factor=0.2,
-        patience=4, by_epoch=True)
+        patience=4, by_epoch=True, end=10**6)
 ]
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
@@ -35,6 +35,6 @@ default_hooks = dict(
         save_best='mIoU'),
     early_stopping=dict(
         type='EarlyStoppingHook', monitor='mIoU', rule='greater',
-        patience=10),
+        min_delta=0., patience=15),
     sampler_seed=dict(type='DistSamplerSeedHook'))
 log_processor = dict(by_epoch=True)
