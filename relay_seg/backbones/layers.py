@@ -4,18 +4,18 @@ The only place that imports them, so that a renamed host layer is mended here.
 """
 from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmpretrain.models.backbones.swin_transformer_v2 import (
-                                                             SwinBlockV2,
-                                                             SwinTransformerV2,
+    SwinBlockV2,
+    SwinTransformerV2,
 )
 from mmpretrain.models.backbones.vision_transformer import (
-                                                             TransformerEncoderLayer,
-                                                             VisionTransformer,
+    TransformerEncoderLayer,
+    VisionTransformer,
 )
 from mmpretrain.models.utils import (
-                                                             PatchMerging,
-                                                             ShiftWindowMSA,
-                                                             build_norm_layer,
-                                                             resize_pos_embed,
+    PatchMerging,
+    ShiftWindowMSA,
+    build_norm_layer,
+    resize_pos_embed,
 )
 
 VIT_ARCHS = VisionTransformer.arch_zoo
