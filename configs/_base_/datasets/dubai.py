@@ -1,7 +1,7 @@
 dataset_type = 'DubaiDataset'
 data_root = 'data_prep/sample/dubai'
-mean = [112.5, 115.1, 115.3]
-std = [83.0, 81.8, 84.8]
+mean = [101.8, 104.4, 101.7]
+std = [78.5, 78.4, 79.1]
 data_preprocessor = dict(type='ViewsDataPreprocessor', mean=mean, std=std)
 train_pipeline = [
     dict(type='SampleWindow', size=(256, 256)),
