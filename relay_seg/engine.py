@@ -35,6 +35,16 @@ def _use_gloo(cfg: Config) -> None:
         type='MMDistributedDataParallel', device_ids=None)
 
 
+def leave_processes() -> None:
+    """Wait for the others and end the process group, if there is one.
+
+    A process that exits while another still talks to it may be aborted.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def write_results(runner: Runner, metrics: dict, checkpoint: str,
                   seconds: float) -> None:
     """Write ``results.json`` of a test to the work dir.

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 
-from relay_seg.engine import build_runner, write_results
+from relay_seg.engine import build_runner, leave_processes, write_results
 
 
 def main() -> None:
@@ -50,6 +50,7 @@ def main() -> None:
     if is_main_process():
         write_results(runner, metrics, args.checkpoint,
                       time.perf_counter() - start)
+    leave_processes()
 
 
 if __name__ == '__main__':

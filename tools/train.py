@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from relay_seg.engine import build_runner
+from relay_seg.engine import build_runner, leave_processes
 
 
 def main() -> None:
@@ -40,6 +40,7 @@ def main() -> None:
         cfg.randomness = dict(seed=args.seed)
     cfg.resume = args.resume or cfg.get('resume', False)
     build_runner(cfg).train()
+    leave_processes()
 
 
 if __name__ == '__main__':
