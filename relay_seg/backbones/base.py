@@ -58,7 +58,8 @@ class RelayBackbone(BaseModule):
                  init_cfg: dict | list | None) -> None:
         super().__init__(init_cfg)
         if fusion not in FUSIONS:
-            raise ValueError(f'fusion={fusion!r}; use one of {FUSIONS}.')
+            raise ValueError(f'fusion={fusion!r}; use one of '
+                             f'{list(FUSIONS)}.')
         if num_views < 1 or num_relay_tokens < 0:
             raise ValueError(
                 f'num_views={num_views} and num_relay_tokens='

@@ -155,8 +155,8 @@ class RelayViT(RelayBackbone):
         relay = self._initial_relay(branches[0])
         pyramids = [[] for _ in views]
         for i, layer in enumerate(self.layers):
-            block = partial(self._block, layer)
-            branches, relay = relay_step(block, branches, relay, self.fusion)
+            branches, relay = relay_step(
+                self._prepare(layer), branches, relay, self.fusion)
             if i == self.num_layers - 1 and self.final_norm:
                 branches = tuple(self.ln1(x) for x in branches)
             if i in self.out_indices:
@@ -174,6 +174,10 @@ class RelayViT(RelayBackbone):
                                      self.interpolate_mode, 0)
             branches.append(self.drop_after_pos(x))
         return tuple(branches), shape
+
+    def _prepare(self, layer: nn.Module):
+        """The layer as a function of image and relay tokens."""
+        return partial(self._block, layer)
 
     def _block(self, layer: nn.Module, x: Tensor,
                relay: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,259 @@
+"""The experiments: which variants run, on what, and what they are set beside.
+
+Names of variants are those of the tables. ``relay`` models differ from
+``plain`` ones as everywhere in configs/.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from puzzle import KINDS, Puzzle, Trial
+from runs import Variant
+from tasks import TASKS
+
+FAMILIES = {'ViT': 'vit', 'SwinV2': 'swin'}
+#: Where ablations run: the data whose classes need their surroundings.
+ABLATED = 'carrot last'
+
+
+@dataclass(frozen=True)
+class RealExperiment:
+    """Variants trained on real scenes.
+
+    Args:
+        title: Heading in the report.
+        words: What is asked, and how it is measured.
+        tasks: Names of tasks.
+        variants: What is trained on each.
+        baseline: Name of the variant that a variant is set beside.
+    """
+
+    title: str
+    words: str
+    tasks: Sequence[str]
+    variants: Sequence[Variant]
+    baseline: Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class PuzzleExperiment:
+    """Models on scenes that are made up; see :mod:`puzzle`."""
+
+    title: str
+    words: str
+    trials: Sequence[Trial]
+
+
+#: Learning rates that are searched, on the validation scenes of this task.
+SEARCH_TASK = 'carrot first'
+RATES = 1e-3, 2e-3, 4e-3
+def model(family: str, what: str, name: str | None = None,
+          options: Mapping = {}, **more) -> Variant:
+    """A variant of ``what``, 'plain' or 'relay', with its learning rate."""
+    like = f'{family} {what}' if name else None
+    return Variant(f'{family} {name or what}', f'{what}_{FAMILIES[family]}',
+                   options, like=like, **more)
+
+
+def baseline(name: str, type_: str, **options) -> Variant:
+    """A plain SwinV2 config with another segmentor."""
+    return Variant(name, 'plain_swin', {'model.type': type_, **options},
+                   like='SwinV2 plain')
+
+
+def factor(k: int) -> dict:
+    return {'model.context_factors': (k, ),
+            'train_dataloader.dataset.context_factors': (k, )}
+
+
+#: Half as many windows then: the work of a relay model.
+TWICE_THE_SIDE = {'window_times': 2, 'batch_times': 0.5}
+
+
+def main_variants() -> list[Variant]:
+    found = []
+    for family in FAMILIES:
+        slides = ABLATED if family == 'SwinV2' else None
+        found += [
+            model(family, 'plain', slides=slides),
+            model(family, 'relay', slides=slides),
+            model(family, 'plain', 'plain, trained twice as long', passes=2.),
+            model(family, 'plain', 'plain, window twice the side',
+                  TWICE_THE_SIDE),
+        ]
+    return found
+
+
+def other_methods() -> list[Variant]:
+    return [
+        model('SwinV2', 'plain'),
+        model('SwinV2', 'relay'),
+        baseline('SwinV2 on the global view', 'GlobalOnly', **factor(4)),
+        baseline('SwinV2 twice, logits added', 'DecisionFusion', **factor(4)),
+        baseline('SwinV2 on the whole image / 4', 'Reduced', **{
+            'model.factor': 4, 'model.test_cfg.mode': 'whole',
+            'window_times': 4}),
+        Variant('SegFormer-B1', 'segformer_b1', TWICE_THE_SIDE),
+        Variant('DeepLabV3+ ResNet-18', 'deeplabv3plus_r18', TWICE_THE_SIDE),
+    ]
+
+
+def swin_changes() -> dict[str, dict]:
+    backbone = 'model.backbone.'
+    return {
+        'fusion mean': {backbone + 'fusion': 'mean'},
+        'fusion local first': {backbone + 'fusion': 'local_first'},
+        'no fusion, tokens apart': {backbone + 'fusion': 'apart'},
+        **{f'R = {r}': {backbone + 'num_relay_tokens': r}
+           for r in (0, 1, 2, 8, 16)},
+        'relay bias zero': {backbone + 'relay_bias': 'zero'},
+        'relay bias zero, fusion mean': {
+            backbone + 'relay_bias': 'zero', backbone + 'fusion': 'mean'},
+        'global coordinates times k': {backbone + 'type': 'ScaledBiasSwinV2'},
+        **{f'k = {k}': factor(k) for k in (1, 2, 8)},
+        'separate blocks': {backbone + 'type': 'SeparateSwinV2'},
+        'shared embedding': {
+            backbone + 'type': 'SharedStemSwinV2', **SHARED},
+        'L_global: centre': {
+            'model.loss_global': dict(type='GlobalViewLoss', extent='center')},
+        'no L_global': {'model.loss_global': None},
+        'L_agree: detached target': {
+            'model.loss_agree': dict(type='DetachedAgreementLoss')},
+        'no L_agree': {'model.loss_agree': None},
+        'neither': {'model.loss_global': None, 'model.loss_agree': None},
+        **{f'both weights {w}': {
+            'model.loss_global': dict(type='GlobalViewLoss', loss_weight=w),
+            'model.loss_agree': dict(type='AgreementLoss', loss_weight=w)}
+           for w in (0.03, 0.3, 1.)},
+    }
+
+
+def vit_changes() -> dict[str, dict]:
+    backbone = 'model.backbone.'
+    return {
+        'fusion mean': {backbone + 'fusion': 'mean'},
+        'fusion local first': {backbone + 'fusion': 'local_first'},
+        'R = 0': {backbone + 'num_relay_tokens': 0},
+        'R = 16': {backbone + 'num_relay_tokens': 16},
+        'separate blocks': {backbone + 'type': 'SeparateViT'},
+        'shared embeddings': {backbone + 'type': 'SharedStemViT', **SHARED},
+    }
+
+
+#: A parameter that stands twice is optimised once.
+SHARED = {'optim_wrapper.paramwise_cfg.bypass_duplicate': True}
+
+
+def ablations() -> list[Variant]:
+    found = []
+    for family, changes in (('SwinV2', swin_changes()),
+                            ('ViT', vit_changes())):
+        found.append(model(family, 'relay'))
+        found += [model(family, 'relay', f'relay, {name}', options)
+                  for name, options in changes.items()]
+    return found
+
+
+def heads() -> list[Variant]:
+    return [model('SwinV2', 'relay'), *(
+        model('SwinV2', 'relay', f'relay, UPerHead {c}',
+              {'model.decode_head.channels': c}) for c in (128, 512))]
+
+
+def graded() -> list[Trial]:
+    """How far, how small, how noisy, how many bits."""
+    base = Puzzle()
+    trials = []
+    for family in FAMILIES:
+        for name, puzzle in {
+                **{f'both, k = {k}': Puzzle(factor=k) for k in (2, 4, 8)},
+                'cue alone': Puzzle(label='cue'),
+                'whether they agree': Puzzle(label='agree')}.items():
+            trials += [Trial(name, family, kind, puzzle) for kind in KINDS]
+        trials += [Trial(f'cue of {s} pixels', family,
+                         puzzle=replace(base, cue=s)) for s in (1, 2, 4, 16)]
+        trials += [Trial(f'noise {n:g}', family,
+                         puzzle=replace(base, noise=n)) for n in (1., 2., 4.)]
+        trials += [
+            Trial(f'{cells**2} bits, R = {r}', family,
+                  puzzle=replace(base, cells=cells),
+                  options=dict(num_relay_tokens=r))
+            for cells in (2, 4) for r in (1, 4, 16)]
+    return trials
+
+
+def puzzle_ablations() -> list[Trial]:
+    base = Puzzle(cells=2)
+    trials = []
+    for family in FAMILIES:
+        changes = {
+            'as is': {},
+            **{f'fusion {f}': dict(fusion=f)
+               for f in ('mean', 'local_first', 'apart')},
+            '0 relay tokens': dict(num_relay_tokens=0),
+            'separate blocks': dict(type='Separate' + (
+                'ViT' if family == 'ViT' else 'SwinV2')),
+            'shared embedding': dict(type='SharedStem' + (
+                'ViT' if family == 'ViT' else 'SwinV2')),
+        }
+        if family == 'SwinV2':
+            changes |= {
+                'relay bias zero': dict(relay_bias='zero'),
+                'relay bias zero, fusion mean': dict(
+                    relay_bias='zero', fusion='mean'),
+                'global coordinates times k': dict(type='ScaledBiasSwinV2'),
+            }
+        trials += [Trial(name, family, puzzle=base, options=options)
+                   for name, options in changes.items()]
+    return trials
+
+
+def family_of(name: str) -> str:
+    return name.split()[0].rstrip(',')
+
+
+EXPERIMENTS = {
+    'main': RealExperiment(
+        'Plain and relay on real scenes',
+        'Does a relay model do better than its plain twin, with as many '
+        'iterations, and with as much work? A relay step costs about twice a '
+        'plain one, so two plain models that cost as much stand beside it: '
+        'one is trained twice as long, the other sees windows of twice the '
+        'side, half as many.', tuple(TASKS), main_variants(),
+        lambda name: f'{family_of(name)} plain'),
+    'ablations': RealExperiment(
+        'Ablations on a real scene',
+        'One choice changed at a time. The first line of each model is the '
+        'default: sequential fusion from the global view to the local one, 4 '
+        'relay tokens, learned relay bias, k = 4, shared blocks, separate '
+        'embeddings, both losses on the global view with weight 0.1.',
+        (ABLATED, ), ablations(), lambda name: f'{family_of(name)} relay'),
+    'others': RealExperiment(
+        'Other ways to context',
+        'What one would pick instead, on the same data and schedule. '
+        'DeepLabV3+ and SegFormer see windows of twice the side, half as '
+        'many.', (ABLATED, ), other_methods(), lambda name: 'SwinV2 plain'),
+    'heads': RealExperiment(
+        'Width of the decode head',
+        'The first line has 48 channels.', ('dubai', ), heads(),
+        lambda name: 'SwinV2 relay'),
+    'graded': PuzzleExperiment(
+        'Graded puzzles',
+        'Scenes that are made up. A window is striped along or across, which '
+        'only the local view shows; somewhere around it lies a cue, bright '
+        'or dark, which only the global view shows. The class is one of four '
+        'made of both, the cue alone, or whether the two agree. Where '
+        'nothing else is said there is one cue of 8 pixels within k = 4, '
+        'noise of half its height, and R = 4. With more bits, window and '
+        'surroundings are divided into as many cells, each with a cue of its '
+        'own. Chance is 25 % for both, else 50 %; who knows one of two gets '
+        '50 % of both. The last column counts the bits that pass, from the '
+        'errors in the part of the class which only the cue tells.',
+        graded()),
+    'puzzle_ablations': PuzzleExperiment(
+        'Ablations on the puzzle',
+        'Both, with four bits, k = 4; one choice changed at a time.',
+        puzzle_ablations()),
+}
+#: Variants whose learning rates others take.
+SEARCHED = {f'{family} {what}': model(family, what)
+            for family in FAMILIES for what in ('plain', 'relay')}

@@ -1,0 +1,240 @@
+"""Run the experiments; each can be interrupted, and skips what is done.
+
+    python benchmarks/evidence/run.py --dubai RAW --carrot-weed RAW
+    python benchmarks/evidence/run.py graded            (only one of them)
+
+Writes results.json, table.md and plot.png for each to work_dirs/evidence.
+"""
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import torch
+from experiments import (
+    ABLATED,
+    EXPERIMENTS,
+    RATES,
+    SEARCH_TASK,
+    SEARCHED,
+    RealExperiment,
+)
+from measure import machine
+from puzzle import solve
+from report import rounded, score, write_experiment
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from runs import BUDGETS, Budget, Variant, run
+from tasks import READERS, TASKS, prepare
+
+from relay_seg.engine import write_atomically
+
+Job = Callable[[], dict]
+LOOK = 'look'  # inside the models that others left behind
+TOLD = 30  # seconds between two lines where there is no terminal
+
+
+def slug(*parts: object) -> str:
+    """A file name of letters and digits."""
+    return '_'.join(re.sub(r'\W+', '-', str(p)).strip('-') for p in parts)
+
+
+def kept(path: Path, job: Job) -> dict:
+    """What a job gave before, or gives now."""
+    if path.exists():
+        return json.loads(path.read_text())
+    result = job()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(result))
+    return result
+
+
+class Plan:
+    """Jobs of experiments, with the folders that remember them."""
+
+    def __init__(self, out: Path, roots: dict[str, Path], budget: Budget,
+                 seeds: Sequence[int], steps: int) -> None:
+        self.out, self.roots, self.budget = out, roots, budget
+        self.seeds, self.steps = seeds, steps
+
+    def searches(self, experiment: RealExperiment) -> Iterator[Job]:
+        """Trainings that a choice of learning rates needs."""
+        for variant in {v.like or v.name: SEARCHED.get(v.like, v)
+                        for v in experiment.variants}.values():
+            yield from (self.search(variant, lr) for lr in RATES)
+
+    def search(self, variant: Variant, lr: float) -> Job:
+        return self.training(variant, SEARCH_TASK, lr, 0, 'val')
+
+    def rate(self, variant: Variant) -> float:
+        """The learning rate with the best validation score."""
+        variant = SEARCHED.get(variant.like, variant)
+        scores = {lr: score(self.search(variant, lr)()) for lr in RATES}
+        return max(scores, key=scores.get)
+
+    def trainings(self, experiment: RealExperiment) -> Iterator[Job]:
+        for seed in self.seeds:
+            for task in experiment.tasks:
+                for variant in experiment.variants:
+                    yield self.training(
+                        variant, task, self.rate(variant), seed, 'test')
+
+    def training(self, variant: Variant, task: str, lr: float, seed: int,
+                 split: str) -> Job:
+        folder = self.out / 'runs' / slug(task) / slug(
+            variant.name, split, lr, seed)
+        return partial(run, variant, task, self.roots[TASKS[task].data],
+                       self.budget, lr, seed, split, folder)
+
+    def folder_of(self, name: str) -> Path:
+        """Where a variant was trained for the ablations, with seed 0."""
+        pattern = f'{slug(name)}_test_*_0'
+        folders = (self.out / 'runs' / slug(ABLATED)).glob(pattern)
+        trained = [f for f in folders if (f / 'results.json').exists()]
+        if not trained:
+            raise FileNotFoundError(
+                f'{self.out}/runs holds no trained {name}; run main and '
+                'ablations first.')
+        return trained[0]
+
+    def puzzles(self, experiment) -> Iterator[Job]:
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        for seed in self.seeds:
+            for trial in experiment.trials:
+                file = self.out / 'puzzles' / (slug(
+                    trial.family, trial.kind, trial.name, seed) + '.json')
+                yield partial(kept, file, partial(
+                    solve_one, trial, seed, self.steps, device))
+
+
+def solve_one(trial, seed: int, steps: int, device: str) -> dict:
+    start = time.perf_counter()
+    found = solve(trial, seed, steps, device)
+    return dict(name=trial.name, family=trial.family, kind=trial.kind,
+                seed=seed, seconds=time.perf_counter() - start, **found)
+
+
+def prepare_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    # The host tells what it does at length.
+    sys.stdout = open(os.devnull, 'w')
+    sys.stderr = sys.stdout
+
+
+def call(job: Job) -> dict:
+    try:
+        return job()
+    except Exception:  # told once all others are done
+        return dict(error=traceback.format_exc())
+
+
+def work_off(title: str, jobs: Sequence[Job], workers: int) -> list[dict]:
+    """Results of jobs, in their order; a bar shows how far they are."""
+    results = [None] * len(jobs)
+    columns = (TextColumn('{task.description:16}'), BarColumn(),
+               MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn(), TextColumn('left'))
+    context = multiprocessing.get_context('spawn')
+    since = told = time.monotonic()
+    with Progress(*columns, refresh_per_second=1) as bar, ProcessPoolExecutor(
+            workers, context, prepare_worker,
+            (max(1, (os.cpu_count() or 1) // workers), )) as pool:
+        task = bar.add_task(title, total=len(jobs))
+        places = {pool.submit(call, job): i for i, job in enumerate(jobs)}
+        for future in as_completed(places):
+            results[places[future]] = future.result()
+            bar.advance(task)
+            now, done = time.monotonic(), len(jobs) - results.count(None)
+            if not bar.console.is_terminal and now - told > TOLD:
+                told = now
+                left = (now - since) / done * (len(jobs) - done)
+                print(f'{title}: {done} of {len(jobs)}, '
+                      f'{timedelta(seconds=round(left))} left', flush=True)
+    failed = [r['error'] for r in results if 'error' in r]
+    if failed:
+        sys.exit(f'{failed[0]}\n{len(failed)} of {len(jobs)} runs of {title} '
+                 'failed, the first as above; the same command runs these '
+                 'again.')
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', metavar='EXPERIMENT',
+                        help=f'all by default: {", ".join(EXPERIMENTS)}')
+    parser.add_argument('--dubai', type=Path, metavar='RAW',
+                        help='folder of the aerial scenes of Dubai')
+    parser.add_argument('--carrot-weed', type=Path, metavar='RAW',
+                        help='folder of Carrot-Weed')
+    parser.add_argument('--out', type=Path, default='work_dirs/evidence')
+    parser.add_argument('--budget', choices=BUDGETS, default=(
+        'gpu' if torch.cuda.is_available() else 'cpu'))
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--steps', type=int, default=300,
+                        help='of each made-up puzzle')
+    parser.add_argument('--workers', type=int, default=(
+        1 if torch.cuda.is_available() else os.cpu_count()),
+        help='runs at a time, one a core by default')
+    args = parser.parse_args()
+    unknown = set(args.names) - {*EXPERIMENTS, LOOK}
+    if unknown:
+        parser.error(f'{sorted(unknown)} are no experiments; use '
+                     f'{", ".join(EXPERIMENTS)}, {LOOK}.')
+    names = args.names or [*EXPERIMENTS, LOOK]
+    looks = LOOK in names
+    names = [name for name in names if name != LOOK]
+    real = [n for n in names if isinstance(EXPERIMENTS[n], RealExperiment)]
+    needed = {TASKS[t].data for n in real
+              for t in (SEARCH_TASK, *EXPERIMENTS[n].tasks)}
+    budget, out = BUDGETS[args.budget], args.out / args.budget
+    roots = {}
+    for data in READERS:
+        raw = getattr(args, data)
+        if data not in needed:
+            continue
+        if raw is None:
+            parser.error(f'give --{data.replace("_", "-")}, the folder of '
+                         f'the download; {", ".join(real)} need it.')
+        roots[data] = prepare(data, raw, args.out, budget.reduce)
+    plan = Plan(out, roots, budget, range(args.seeds), args.steps)
+    for name in names:
+        experiment = EXPERIMENTS[name]
+        if name in real:
+            work_off(f'{name}: rates', list(plan.searches(experiment)),
+                     args.workers)
+            jobs = list(plan.trainings(experiment))
+        else:
+            jobs = list(plan.puzzles(experiment))
+        runs = work_off(name, jobs, args.workers)
+        facts = dict(machine=machine(), workers=args.workers,
+                     budget=args.budget, seeds=args.seeds)
+        write_experiment(out / name, name, dict(facts=facts, runs=runs))
+        print(f'{name}: {out / name / "table.md"}')
+    if looks:
+        from look import look
+        found = look(plan.folder_of, out / LOOK)
+        write_atomically(out / LOOK / 'results.json',
+                         json.dumps(rounded(found), indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()

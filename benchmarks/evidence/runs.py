@@ -1,0 +1,196 @@
+"""One training and test of a variant, in the host's runner."""
+import json
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import baselines  # noqa: F401
+import torch
+from ablations import offer_fusions
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.visualization import Visualizer
+from tasks import TASKS
+
+from relay_seg.analysis import counted_flops
+from relay_seg.engine import build_runner, write_atomically
+
+HERE = Path(__file__).parent
+#: Share of windows seen twice and blending; the first is for all variants.
+SLIDES = (0., 'mean'), (0.5, 'mean'), (0.5, 'gaussian'), (0.5, 'center')
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model and how it is trained: a config and settings over it.
+
+    Args:
+        name: What tables call it; unique in its experiment.
+        config: Name of a file in configs/.
+        options: Settings as ``--cfg-options`` of tools/train.py;
+            ``window_times`` and ``batch_times`` multiply those of the
+            budget.
+        passes: Iterations, as a multiple of those of the others.
+        like: Variant whose learning rate it takes; its own, if None.
+        slides: Task on which it is tested in all ``SLIDES``.
+    """
+
+    name: str
+    config: str
+    options: Mapping = field(default_factory=dict)
+    passes: float = 1.
+    like: str | None = None
+    slides: str | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is trained: small for two CPU cores, large for a GPU.
+
+    Args:
+        iters: Iterations of a variant with ``passes`` of 1.
+        batch: Windows in a batch.
+        window: Side of a window in pixels.
+        reduce: Scenes are reduced by this factor first.
+        precision: 'fp32' or 'bf16'.
+    """
+
+    iters: int
+    batch: int
+    window: int
+    reduce: int
+    precision: str
+
+
+BUDGETS = {
+    'cpu': Budget(200, 24, 32, 2, 'fp32'),
+    'gpu': Budget(4000, 64, 128, 1, 'bf16'),
+}
+
+
+def make_config(variant: Variant, task: str, data_root: Path, budget: Budget,
+                lr: float, seed: int, split: str, work_dir: Path) -> Config:
+    """The whole config of a run."""
+    cfg = Config.fromfile(HERE / 'configs' / f'{variant.config}.py')
+    facts = TASKS[task]
+    manifest = json.loads((data_root / 'manifest.json').read_text())
+    mean, std = manifest['mean'], manifest['std']
+    iters = round(budget.iters * variant.passes)
+    windows = (round(budget.window * variant.options.get('window_times', 1)),
+               ) * 2
+    batch = round(budget.batch * variant.options.get('batch_times', 1))
+    cfg.merge_from_dict({
+        'work_dir': str(work_dir),
+        'launcher': 'none',
+        'randomness': dict(seed=seed),
+        'train_cfg.max_iters': iters,
+        'optim_wrapper.optimizer.lr': lr,
+        'optim_wrapper.precision': budget.precision,
+        'train_dataloader.batch_size': batch,
+        'model.data_preprocessor.mean': mean,
+        'model.data_preprocessor.std': std,
+        'model.decode_head.num_classes': len(facts.classes),
+        'model.test_cfg.crop_size': windows,
+        'model.test_cfg.stride': windows,
+    })
+    backbone = cfg.model.backbone
+    seen = windows[0] // variant.options.get('model.factor', 1)
+    if backbone.get('img_size'):
+        backbone.img_size = seen
+    if backbone.get('window_size'):  # SwinV2: no larger than its maps
+        backbone.window_size = [
+            min(8, seen // 4 // 2**i)
+            for i in range(len(backbone.window_size))]
+    warmup, decay = cfg.param_scheduler
+    warmup.end = decay.begin = max(iters // 20, 1)
+    decay.end = iters
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    pipeline[0].size = windows
+    pipeline[1].fill = mean
+    parts = ('train', 'val') if split == 'test' else ('train', )
+    names = [n for part in parts for n in facts.splits[part]]
+    for loader, listed in ((cfg.train_dataloader, names),
+                           (cfg.test_dataloader, facts.splits[split])):
+        ann_file = work_dir / f'{len(listed)} {listed[0]}.txt'
+        write_atomically(ann_file, '\n'.join(listed))
+        loader.dataset.update(
+            data_root=str(data_root), ann_file=str(ann_file),
+            metainfo=dict(classes=facts.classes, palette=facts.palette))
+    cfg.merge_from_dict(dict(variant.options))
+    return cfg
+
+
+def run(variant: Variant, task: str, data_root: Path, budget: Budget,
+        lr: float, seed: int, split: str, out: Path) -> dict:
+    """Train and test once; results are kept in ``out/results.json``.
+
+    Args:
+        variant: What is trained.
+        task: Name of a :class:`tasks.Task`.
+        data_root: Its scenes.
+        budget: How much is trained.
+        lr: Learning rate.
+        seed: Seed of weights, windows and augmentation.
+        split: 'test', then 'train' and 'val' are trained on; or 'val'.
+        out: Folder for results and checkpoint.
+
+    Returns:
+        Metrics, seconds, work of a training step and parameters.
+    """
+    found = out / 'results.json'
+    if found.exists():
+        return json.loads(found.read_text())
+    quiet()
+    offer_fusions()
+    out.mkdir(parents=True, exist_ok=True)
+    init_default_scope('mmseg')
+    cfg = make_config(variant, task, data_root, budget, lr, seed, split, out)
+    cfg.experiment_name = f'{out.name}_{time.monotonic_ns()}'
+    runner = build_runner(cfg)
+    start = time.perf_counter()
+    runner.train()
+    trained = time.perf_counter() - start
+    tests = {}
+    every = task == variant.slides and split == 'test'
+    slides = SLIDES if every else SLIDES[:1]
+    for overlap, blend in slides:
+        name = f'overlap {overlap:g}, {blend}'
+        stride = round((1 - overlap) * cfg.model.test_cfg.crop_size[0])
+        runner.model.test_cfg.update(stride=(stride, stride), blend=blend)
+        start = time.perf_counter()
+        metrics = runner.test()
+        tests[name] = dict(
+            metrics=metrics, seconds=time.perf_counter() - start,
+            classes=runner.test_evaluator.metrics[0].report['classes'])
+    size = cfg.train_dataloader.batch_size * cfg.train_cfg.max_iters
+    result = dict(
+        variant=variant.name, task=task, seed=seed, lr=lr, split=split,
+        iterations=cfg.train_cfg.max_iters,
+        batch=cfg.train_dataloader.batch_size,
+        train_seconds=trained, train_flops=3 * size * work(runner.model, cfg),
+        parameters=sum(p.numel() for p in runner.model.parameters()),
+        tests=tests)
+    write_atomically(found, json.dumps(result, default=float))
+    MMLogger._instance_dict.clear()
+    Visualizer._instance_dict.clear()
+    return result
+
+
+def work(model: torch.nn.Module, cfg: Config) -> int:
+    """FLOPs of a forward pass for one window of training."""
+    side = cfg.train_dataloader.dataset.pipeline[0].size[0]
+    views = 1 + len(model.context_factors)
+    device = next(model.parameters()).device
+    window = tuple(torch.rand(views, 1, 3, side, side, device=device))
+    model.eval()
+    return counted_flops(model, lambda: model.window_logits(window))
+
+
+def quiet() -> None:
+    """Progress is told by the experiment, once for all runs."""
+    warnings.simplefilter('ignore')
+    logging.getLogger('mmengine').setLevel(logging.ERROR)

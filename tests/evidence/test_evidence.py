@@ -1,0 +1,118 @@
+"""The experiments in benchmarks/evidence, with a few steps on small scenes."""
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from ablations import offer_fusions
+from experiments import EXPERIMENTS, RealExperiment
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmseg.registry import MODELS
+from runs import Budget, make_config, run
+
+BUDGET = Budget(2, 4, 32, 2, 'fp32')
+VARIANTS = {v.name: v for e in EXPERIMENTS.values()
+            if isinstance(e, RealExperiment) for v in e.variants}
+RUN = ('SwinV2 plain', 'SwinV2 relay', 'SwinV2 on the whole image / 4',
+       'ViT plain, window twice the side')
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_every_parameter_of_a_variant_learns(name, carrots, tmp_path):
+    init_default_scope('mmseg')
+    offer_fusions()
+    cfg = make_config(VARIANTS[name], 'carrot last', carrots, BUDGET, 1e-3, 0,
+                      'test', tmp_path)
+    model = MODELS.build(cfg.model).train()
+    model.init_weights()
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    losses = model.loss(**model.data_preprocessor(batch, training=True))
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    still = [n for n, p in model.named_parameters() if p.grad is None]
+    assert loss.isfinite() and still == []
+
+
+@pytest.mark.parametrize('name', RUN)
+def test_variant_trains_and_tests(name, carrots, tmp_path):
+    def again():
+        return run(VARIANTS[name], 'carrot last', carrots, BUDGET, 1e-3, 0,
+                   'test', tmp_path)
+
+    result = again()
+    assert result['iterations'] == 2 and result['train_flops'] > 0
+    for test in result['tests'].values():
+        assert 0 <= test['metrics']['mIoU'] <= 100
+        assert len(test['classes']) == 3
+    assert list(tmp_path.glob('*.pth'))
+    torch.manual_seed(1)
+    assert again() == result  # what is done is not done again
+
+
+def test_twice_the_side_costs_as_much_as_relay(carrots, tmp_path):
+    found = {}
+    for name in ('SwinV2 plain', 'SwinV2 plain, window twice the side'):
+        cfg = make_config(VARIANTS[name], 'dubai', carrots, BUDGET, 1e-3, 0,
+                          'val', tmp_path)
+        side = cfg.train_dataloader.dataset.pipeline[0].size[0]
+        assert cfg.model.test_cfg.crop_size == (side, side)
+        found[name] = side**2 * cfg.train_dataloader.batch_size
+    plain, twice = found.values()
+    assert twice == 2 * plain
+
+
+def test_validation_scenes_are_not_trained_on_while_rates_are_searched(
+        carrots, tmp_path):
+    def files(split):
+        cfg = make_config(VARIANTS['SwinV2 plain'], 'carrot first', carrots,
+                          BUDGET, 1e-3, 0, split, tmp_path / split)
+        return [set(open(cfg[loader].dataset.ann_file).read().split())
+                for loader in ('train_dataloader', 'test_dataloader')]
+
+    train, searched_on = files('val')
+    both, tested_on = files('test')
+    assert train | searched_on == both and not train & searched_on
+    assert not both & tested_on and len(both) == 26 and len(tested_on) == 13
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, 'benchmarks/evidence/run.py', *arguments],
+        capture_output=True, text=True)
+
+
+def test_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    import run as module
+
+    def complaint(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['run.py', *arguments])
+        with pytest.raises(SystemExit) as stop:
+            module.main()
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    assert 'are no experiments' in complaint('nothing')
+    assert '--carrot-weed' in complaint('main', '--dubai', str(tmp_path))
+    with pytest.raises(FileNotFoundError, match='images/IMG_3438.jpg'):
+        complaint('main', '--carrot-weed', str(tmp_path), '--dubai',
+                  str(tmp_path), '--out', str(tmp_path))
+    assert not (tmp_path / 'carrot_weed_2/manifest.json').exists()
+
+
+@pytest.mark.slow
+def test_command_resumes(raw_carrots, tmp_path):
+    arguments = ('puzzle_ablations', '--steps', '20', '--seeds', '1',
+                 '--out', str(tmp_path))
+    assert command(*arguments).returncode == 0
+    files = sorted((tmp_path / 'cpu/puzzles').iterdir())
+    assert len(files) == 17
+    files[0].unlink()  # as if it had been interrupted there
+    times = {f: f.stat().st_mtime_ns for f in files[1:]}
+    assert command(*arguments).returncode == 0
+    assert files[0].exists()
+    assert times == {f: f.stat().st_mtime_ns for f in files[1:]}
+    runs = json.loads(
+        (tmp_path / 'cpu/puzzle_ablations/results.json').read_text())['runs']
+    assert len(runs) == 17
