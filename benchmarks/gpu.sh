@@ -28,4 +28,6 @@ run training benchmarks/training.py --batch 32 --workers 8 --rounds 20
   --work-dir "$out/train" --cfg-options train_cfg.max_iters=1000 \
   train_cfg.val_interval=1000 train_dataloader.batch_size=32 \
   default_hooks.logger.interval=50
+# Do relay tokens help? At full resolution; minutes a model:
+#   python benchmarks/evidence/run.py --dubai RAW --carrot-weed RAW
 echo "Tables are in $out."

@@ -124,6 +124,7 @@ def swin_changes() -> dict[str, dict]:
             'model.loss_global': dict(type='GlobalViewLoss', loss_weight=w),
             'model.loss_agree': dict(type='AgreementLoss', loss_weight=w)}
            for w in (0.03, 0.3, 1.)},
+        'bf16 autocast': {'optim_wrapper.precision': 'bf16'},
     }
 
 
@@ -131,7 +132,6 @@ def vit_changes() -> dict[str, dict]:
     backbone = 'model.backbone.'
     return {
         'fusion mean': {backbone + 'fusion': 'mean'},
-        'fusion local first': {backbone + 'fusion': 'local_first'},
         'R = 0': {backbone + 'num_relay_tokens': 0},
         'R = 16': {backbone + 'num_relay_tokens': 16},
         'separate blocks': {backbone + 'type': 'SeparateViT'},
@@ -165,14 +165,19 @@ def graded() -> list[Trial]:
     trials = []
     for family in FAMILIES:
         for name, puzzle in {
-                **{f'both, k = {k}': Puzzle(factor=k) for k in (2, 4, 8)},
-                'cue alone': Puzzle(label='cue'),
-                'whether they agree': Puzzle(label='agree')}.items():
+                'both, k = 4': base,
+                'cue alone': replace(base, label='cue'),
+                'whether they agree': replace(base, label='agree')}.items():
             trials += [Trial(name, family, kind, puzzle) for kind in KINDS]
-        trials += [Trial(f'cue of {s} pixels', family,
-                         puzzle=replace(base, cue=s)) for s in (1, 2, 4, 16)]
-        trials += [Trial(f'noise {n:g}', family,
-                         puzzle=replace(base, noise=n)) for n in (1., 2., 4.)]
+        trials += [Trial(f'both, k = {k}', family, kind,
+                         replace(base, factor=k))
+                   for k in (2, 8) for kind in ('relay', 'decision fusion')]
+        trials += [Trial(f'cue of {side} pixels', family,
+                         puzzle=replace(base, cue=side))
+                   for side in (1, 2, 4)]
+        trials += [Trial(f'noise {high:g}', family,
+                         puzzle=replace(base, noise=high))
+                   for high in (1., 2., 4.)]
         trials += [
             Trial(f'{cells**2} bits, R = {r}', family,
                   puzzle=replace(base, cells=cells),

@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mmengine.visualization import Visualizer
 from tasks import TASKS
 
 from relay_seg.analysis import counted_flops
+from relay_seg.analysis.window import WindowInput
 from relay_seg.engine import build_runner, write_atomically
 
 HERE = Path(__file__).parent
@@ -181,13 +183,11 @@ def run(variant: Variant, task: str, data_root: Path, budget: Budget,
 
 
 def work(model: torch.nn.Module, cfg: Config) -> int:
-    """FLOPs of a forward pass for one window of training."""
-    side = cfg.train_dataloader.dataset.pipeline[0].size[0]
-    views = 1 + len(model.context_factors)
-    device = next(model.parameters()).device
-    window = tuple(torch.rand(views, 1, 3, side, side, device=device))
-    model.eval()
-    return counted_flops(model, lambda: model.window_logits(window))
+    """FLOPs of a forward pass for one window of training, all losses too."""
+    size = tuple(cfg.train_dataloader.dataset.pipeline[0].size)
+    window = WindowInput(len(cfg.model.data_preprocessor.mean), size, size)
+    model = deepcopy(model).cpu().eval()
+    return counted_flops(model, lambda: window.losses(model))
 
 
 def quiet() -> None:
