@@ -39,14 +39,14 @@ def apart(block: Block, branches: Branches,
     return x.unflatten(0, (n, -1)).unbind(), relay
 
 
-class PerView:
+class BlockOfEachView:
     """A block for each view, called in place of a shared one."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = tuple(blocks)
 
 
-def per_view(block: PerView, branches: Branches,
+def per_view(block: BlockOfEachView, branches: Branches,
              relay: Tensor) -> tuple[Branches, Tensor]:
     """Sequential, each view through its own block."""
     updated = []
@@ -76,8 +76,8 @@ class SeparateBlocks:
             block.of_global_view.load_state_dict(
                 {k: v for k, v in block.state_dict().items() if k in own})
 
-    def _prepare(self, block: nn.Module, *shape) -> PerView:
-        return PerView(super(SeparateBlocks, self)._prepare(b, *shape)
+    def _prepare(self, block: nn.Module, *shape) -> BlockOfEachView:
+        return BlockOfEachView(super(SeparateBlocks, self)._prepare(b, *shape)
                        for b in (block, block.of_global_view))
 
 
@@ -148,10 +148,10 @@ class ScaledBiasSwinV2(RelaySwinV2):
                 block.__class__ = WideBlock
                 block.wider = wider
 
-    def _prepare(self, block: WideBlock, shape: Shape) -> PerView:
+    def _prepare(self, block: WideBlock, shape: Shape) -> BlockOfEachView:
         local = super()._prepare(block, shape)
         wide = block.bias_of_wide_view(shape)
-        return PerView((local, lambda x, relay: block(
+        return BlockOfEachView((local, lambda x, relay: block(
             x, relay, shape=shape, bias=wide)))
 
 

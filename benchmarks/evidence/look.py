@@ -59,9 +59,10 @@ def normalised(model: nn.Module, image: np.ndarray) -> torch.Tensor:
 
 
 def chosen_windows(label: np.ndarray, side: int) -> list[Window]:
-    """Windows with the most classes, and of these the most even ones."""
-    tops = range(side * 2, label.shape[0] - side * 3, side)
-    lefts = range(side * 2, label.shape[1] - side * 3, side)
+    """Windows whose classes are mixed most, global views inside."""
+    edge = 3 * side // 2  # k = 4
+    tops, lefts = (range(edge, length - edge - side + 1, side)
+                   for length in label.shape)
 
     def entropy(window: Window) -> float:
         part = label[window.top:window.top + side,

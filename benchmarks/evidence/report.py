@@ -16,8 +16,9 @@ import numpy as np
 from experiments import EXPERIMENTS, RealExperiment
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from runs import SLIDES
+from runs import BUDGETS, SLIDES, Budget
 from scipy.stats import t as student
+from tasks import TASKS
 
 from relay_seg.engine import write_atomically
 
@@ -220,10 +221,9 @@ def section(name: str, results: dict) -> str:
     runs = results['runs']
     hours = sum(seconds(run) for run in runs) / 3600
     parts = [f'## {experiment.title}', experiment.words,
-             f'`python benchmarks/evidence/run.py {name}` with the folders '
-             f'of the data; {len(runs)} runs with seeds 0 to '
-             f'{facts["seeds"] - 1}, {hours:.1f} hours of '
-             f'{facts["workers"]} at a time on {facts["machine"]}.',
+             f'`python benchmarks/evidence/run.py {name}`: {len(runs)} runs '
+             f'with seeds 0 to {facts["seeds"] - 1}, {hours:.1f} hours of '
+             f'runs, {facts["workers"]} at a time, on {facts["machine"]}.',
              make_table(name, runs).rstrip(),
              f'![{experiment.title}](images/evidence/{name}.png)']
     findings = HERE / 'findings' / f'{name}.md'
@@ -269,9 +269,24 @@ def look_section(found: dict) -> str:
     return '\n\n'.join(parts)
 
 
+def conditions(budget: Budget) -> str:
+    """Data, splits and schedule of the runs on real scenes."""
+    lines = [f'* `{name}`: {task.words}' for name, task in TASKS.items()]
+    return '\n'.join([
+        f'Images are reduced {budget.reduce} times, windows have '
+        f'{budget.window} x {budget.window} pixels, global views the same '
+        f'with k = 4; {budget.iters} iterations with {budget.batch} windows, '
+        f'each class alike, {budget.precision}, from random weights.', '',
+        *lines])
+
+
 def page() -> str:
     """docs/evidence.md, from the results that are in docs/evidence."""
     parts = [(HERE / 'findings/summary.md').read_text().strip()]
+    main = DOCS / 'evidence/main.json'
+    if main.exists():
+        facts = json.loads(main.read_text())['facts']
+        parts.append(conditions(BUDGETS[facts['budget']]))
     for name in EXPERIMENTS:
         file = DOCS / 'evidence' / f'{name}.json'
         if file.exists():

@@ -59,6 +59,7 @@ class Budget:
         window: Side of a window in pixels.
         reduce: Scenes are reduced by this factor first.
         precision: 'fp32' or 'bf16'.
+        loaders: Processes that read windows; 0 for the training process.
     """
 
     iters: int
@@ -66,11 +67,12 @@ class Budget:
     window: int
     reduce: int
     precision: str
+    loaders: int = 0
 
 
 BUDGETS = {
     'cpu': Budget(200, 24, 32, 2, 'fp32'),
-    'gpu': Budget(4000, 64, 128, 1, 'bf16'),
+    'gpu': Budget(4000, 64, 128, 1, 'bf16', 4),
 }
 
 
@@ -93,6 +95,7 @@ def make_config(variant: Variant, task: str, data_root: Path, budget: Budget,
         'optim_wrapper.optimizer.lr': lr,
         'optim_wrapper.precision': budget.precision,
         'train_dataloader.batch_size': batch,
+        'train_dataloader.num_workers': budget.loaders,
         'model.data_preprocessor.mean': mean,
         'model.data_preprocessor.std': std,
         'model.decode_head.num_classes': len(facts.classes),

@@ -7,9 +7,11 @@ import pytest
 import torch
 from ablations import offer_fusions
 from experiments import EXPERIMENTS, RealExperiment
+from look import look
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
+from report import look_section
 from runs import Budget, make_config, run
 
 BUDGET = Budget(2, 4, 32, 2, 'fp32')
@@ -99,6 +101,28 @@ def test_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
         complaint('main', '--carrot-weed', str(tmp_path), '--dubai',
                   str(tmp_path), '--out', str(tmp_path))
     assert not (tmp_path / 'carrot_weed_2/manifest.json').exists()
+
+
+def test_look_inside(carrots, tmp_path):
+    def folder_of(name):
+        folder = tmp_path / name
+        run(VARIANTS[name], 'carrot last', carrots, BUDGET, 1e-3, 0, 'test',
+            folder)
+        return folder
+
+    found = look(folder_of, tmp_path / 'look')
+    assert {p.name for p in (tmp_path / 'look').iterdir()} == {
+        'attention_ViT.png', 'attention_SwinV2.png', 'errors_ViT.jpg',
+        'errors_SwinV2.jpg'}
+    for errors in found['errors'].values():
+        assert sum(errors.values()) <= 100
+    learned, zero = (found['shares'][f'SwinV2 relay{x}']
+                     for x in ('', ', relay bias zero'))
+    # What the design says of the start: almost cut with a bias of zero.
+    assert max(zero['before'][:2]) < 1e-3
+    equal = learned['equal']
+    assert all(0.2 * e < x < 5 * e for x, e in zip(learned['before'], equal))
+    assert 'SwinV2 relay | before' in look_section(found)
 
 
 @pytest.mark.slow

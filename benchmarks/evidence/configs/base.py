@@ -1,13 +1,12 @@
 """Data, schedule and head that all models of the experiments share.
 
-What differs between data sets (classes, mean, files) is filled in by
-``runs.py``.
+What differs between data sets and budgets (classes, mean, files, iterations)
+is filled in by ``runs.py``.
 """
 _base_ = '../../../configs/_base_/schedules/adamw_20k.py'
 default_scope = 'mmseg'
 norm_cfg = dict(type='BN', requires_grad=True)
 window = 32
-max_iters = 300
 model = dict(
     type='PlainEncoderDecoder',
     data_preprocessor=dict(type='ViewsDataPreprocessor'),
@@ -55,17 +54,7 @@ test_dataloader = dict(
         **dataset))
 test_evaluator = dict(type='ConfusionMetric')
 test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
-param_scheduler = [
-    dict(
-        type='LinearLR', start_factor=0.01, by_epoch=False, begin=0,
-        end=max_iters // 20),
-    dict(
-        type='PolyLR', power=1., eta_min=0., by_epoch=False,
-        begin=max_iters // 20, end=max_iters)
-]
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop',
-                 max_iters=max_iters)
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=20000)
 val_cfg = None
 default_hooks = dict(
     logger=dict(interval=50),
