@@ -64,6 +64,13 @@ def attention(backbone: nn.Module, views: Views) -> list[Attention]:
         views: Of one window, each (1, C, H, W).
     """
     relays = backbone.num_relay_tokens
+    height, width = views[0].shape[-2:]
+    if backbone.fusion != 'sequential' or not relays:
+        raise ValueError('the order of calls tells the views apart only with '
+                         "fusion='sequential' and relay tokens.")
+    if len(views[0]) != 1 or height != width:
+        raise ValueError(f'views have the shape {tuple(views[0].shape)}; use '
+                         'one square window.')
     with torch.no_grad(), Recorder() as recorder:
         backbone.eval()(views)
     if isinstance(backbone, RelayViT):

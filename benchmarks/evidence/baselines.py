@@ -3,9 +3,11 @@ from copy import deepcopy
 
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
+from mmseg.utils import add_prefix
 from torch import Tensor
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
+from relay_seg.structures import view_labels
 from relay_seg.views import Views, area_mean, center
 
 
@@ -22,9 +24,11 @@ class WindowLogits(SlideEncoderDecoder):
                       align_corners=self.align_corners)
 
     def loss(self, inputs: Views, data_samples: list) -> dict:
-        logits = self.window_logits(inputs)
-        losses = self.decode_head.loss_by_feat(logits, data_samples)
-        return {f'decode.{name}': value for name, value in losses.items()}
+        return self.losses_of(self.window_logits(inputs), data_samples)
+
+    def losses_of(self, logits: Tensor, data_samples: list) -> dict:
+        return add_prefix(
+            self.decode_head.loss_by_feat(logits, data_samples), 'decode')
 
     def encode_decode(self, inputs: Views, batch_img_metas: list) -> Tensor:
         return self.window_logits(inputs)
@@ -32,13 +36,34 @@ class WindowLogits(SlideEncoderDecoder):
 
 @MODELS.register_module()
 class GlobalOnly(WindowLogits):
-    """Sees the global view and enlarges the middle of its logits."""
+    """Sees the global view and enlarges the middle of its logits.
+
+    All of its logits are trained, as those of a relay model are.
+
+    Args:
+        loss_global: A ``GlobalViewLoss``.
+        kwargs: Those of the host's ``EncoderDecoder``.
+    """
+
+    def __init__(self, loss_global: dict = dict(type='GlobalViewLoss'),
+                 **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.loss_global = MODELS.build(loss_global)
 
     def window_logits(self, views: Views) -> Tensor:
-        _, wide = self.finish(views)
-        return self.enlarged(
-            center(self.network(wide), self.context_factors[0]),
-            wide.shape[-2:])
+        return self.middle(self.network(self.finish(views)[1]))
+
+    def middle(self, logits: Tensor) -> Tensor:
+        return self.enlarged(center(logits, self.context_factors[0]),
+                             logits.shape[-2:])
+
+    def loss(self, inputs: Views, data_samples: list) -> dict:
+        logits = self.network(self.finish(inputs)[1])
+        return {
+            **self.losses_of(self.middle(logits), data_samples),
+            'loss_global': self.loss_global(
+                logits, view_labels(data_samples, 1),
+                self.context_factors[0])}
 
 
 @MODELS.register_module()
@@ -54,8 +79,20 @@ class DecisionFusion(WindowLogits):
             context_factors=context_factors, **deepcopy(kwargs))
 
     def window_logits(self, views: Views) -> Tensor:
-        local, _ = self.finish(views)
-        return self.network(local) + self.of_global_view.window_logits(views)
+        local, wide = self.finish(views)
+        return self.network(local) + self.of_global_view.middle(
+            self.of_global_view.network(wide))
+
+    def loss(self, inputs: Views, data_samples: list) -> dict:
+        local, wide = self.finish(inputs)
+        other = self.of_global_view
+        logits = other.network(wide)
+        return {
+            **self.losses_of(self.network(local) + other.middle(logits),
+                             data_samples),
+            'loss_global': other.loss_global(
+                logits, view_labels(data_samples, 1),
+                self.context_factors[0])}
 
 
 @MODELS.register_module()

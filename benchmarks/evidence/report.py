@@ -16,7 +16,7 @@ import numpy as np
 from experiments import EXPERIMENTS, RealExperiment
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from runs import BUDGETS, SLIDES, Budget
+from runs import SLIDES, Budget
 from scipy.stats import t as student
 from tasks import TASKS
 
@@ -72,20 +72,21 @@ def real_table(name: str, runs: list[dict]) -> str:
     rows = []
     for variant, own in groups.items():
         base = experiment.baseline(variant)
-        cells = [spread([score(r) for r in found])
-                 for found in by(own, 'task').values()]
-        change = '' if base == variant else '{:+.1f} ± {:.1f}'.format(
-            *interval(paired(own, groups[base])))
+        cells = []
+        for found in by(own, 'task').values():
+            cells.append(spread([score(r) for r in found]))
+            cells.append('' if base == variant else '{:+.1f} ± {:.1f}'.format(
+                *interval(paired(found, groups[base]))))
         rows.append([
-            variant, *cells, change,
+            variant, *cells,
             f'{mean(r["train_seconds"] for r in own):.0f}',
             f'{own[0]["train_flops"] / 1e12:.1f}',
             f'{own[0]["parameters"] / 1e6:.2f}'])
     bases = sorted({experiment.baseline(v) for v in groups})
     text = table(
-        ['model', *(f'{t}: mIoU' for t in tasks),
-         f'against {" or ".join(bases)}', 'training s', 'TFLOP',
-         'M parameters'], rows)
+        ['model', *(head for task in tasks for head in (
+            f'{task}: mIoU', f'against {" or ".join(bases)}')),
+         'training s', 'TFLOP', 'M parameters'], rows)
     return text + slides_table(groups) + classes_table(name, groups)
 
 
@@ -133,14 +134,16 @@ def puzzle_table(runs: list[dict]) -> str:
             groups = by(found, 'kind')
             cells = [spread([100 * r['accuracy'] for r in groups[k]])
                      if k in groups else '' for k in kinds]
-            bits = mean(r['bits'] for r in groups['relay'])
-            rows.append([name, family, *cells, f'{bits:.1f}'])
+            bits = [r['bits'] for r in groups.get('relay', ())
+                    if 'bits' in r]
+            rows.append([name, family, *cells,
+                         f'{mean(bits):.1f}' if bits else ''])
     return table(['puzzle', 'model', *(f'{k}, %' for k in kinds),
                   'bits with relay'], rows)
 
 
 def plot_real(name: str, runs: list[dict], path: Path) -> None:
-    """Differences to the baseline: seeds as dots, mean and interval."""
+    """Differences to the baseline: seeds as dots, and their mean."""
     experiment = EXPERIMENTS[name]
     groups = by(runs, 'variant')
     shown = [v for v in groups if experiment.baseline(v) != v]
@@ -154,12 +157,12 @@ def plot_real(name: str, runs: list[dict], path: Path) -> None:
             own = [r for r in groups[variant] if r['task'] == task]
             axes.plot(paired(own, others), [y] * len(own), 'o', ms=4,
                       alpha=0.5, color=f'C{i}', label=task if y == 0 else None)
-        middle, half = interval(paired(groups[variant], others))
-        axes.errorbar(middle, y, xerr=half, fmt='D', color='black', capsize=3)
+        axes.plot(mean(paired(groups[variant], others)), y, 'D',
+                  color='black')
     axes.axvline(0, color='grey', lw=1)
     bases = ' or '.join(sorted({experiment.baseline(v) for v in groups}))
     axes.set(yticks=range(len(shown)), yticklabels=shown[::-1],
-             xlabel=f'mIoU less that of {bases}; 95 % interval')
+             xlabel=f'mIoU less that of {bases}: each seed, and the mean')
     axes.legend(fontsize='small')
     figure.savefig(path, dpi=100)
 
@@ -179,7 +182,7 @@ def plot_puzzles(runs: list[dict], path: Path) -> None:
                           for rs in groups.values()])
             axes.errorbar(x.mean(1), y, xerr=x.std(1, ddof=min(
                 1, x.shape[1] - 1)), fmt='osD^'[i], ms=5, label=kind)
-        axes.set(title=family, xlim=(45, 102), xlabel='accuracy, %',
+        axes.set(title=family, xlim=(20, 102), xlabel='accuracy, %',
                  yticks=range(len(names)), yticklabels=names[::-1])
         axes.axvline(50, color='grey', lw=1)
         axes.grid(axis='y', alpha=0.3)
@@ -223,13 +226,21 @@ def section(name: str, results: dict) -> str:
     parts = [f'## {experiment.title}', experiment.words,
              f'`python benchmarks/evidence/run.py {name}`: {len(runs)} runs '
              f'with seeds 0 to {facts["seeds"] - 1}, {hours:.1f} hours of '
-             f'runs, {facts["workers"]} at a time, on {facts["machine"]}.',
+             f'runs, {facts["workers"]} at a time, on {facts["machine"]}. '
+             + settings(facts),
              make_table(name, runs).rstrip(),
              f'![{experiment.title}](images/evidence/{name}.png)']
     findings = HERE / 'findings' / f'{name}.md'
     if findings.exists():
         parts.append(findings.read_text().strip())
     return '\n\n'.join(parts)
+
+
+def settings(facts: dict) -> str:
+    if 'steps' in facts:
+        return f'{facts["steps"]} steps with 32 scenes, learning rate 0.002.'
+    return 'Learning rates: ' + ', '.join(
+        f'{rate:g} for {name}' for name, rate in facts['rates'].items()) + '.'
 
 
 def seconds(run: dict) -> float:
@@ -286,7 +297,7 @@ def page() -> str:
     main = DOCS / 'evidence/main.json'
     if main.exists():
         facts = json.loads(main.read_text())['facts']
-        parts.append(conditions(BUDGETS[facts['budget']]))
+        parts.append(conditions(Budget(**facts['budget'])))
     for name in EXPERIMENTS:
         file = DOCS / 'evidence' / f'{name}.json'
         if file.exists():

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,11 @@ from experiments import (
     RATES,
     SEARCH_TASK,
     SEARCHED,
+    PuzzleExperiment,
     RealExperiment,
 )
 from measure import machine
-from puzzle import solve
+from puzzle import Trial, solve
 from report import rounded, score, write_experiment
 from rich.progress import (
     BarColumn,
@@ -41,7 +43,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from runs import BUDGETS, Budget, Variant, run
+from runs import BUDGETS, Budget, Variant, kept, run
 from tasks import READERS, TASKS, prepare
 
 from relay_seg.engine import write_atomically
@@ -54,16 +56,6 @@ TOLD = 30  # seconds between two lines where there is no terminal
 def slug(*parts: object) -> str:
     """A file name of letters and digits."""
     return '_'.join(re.sub(r'\W+', '-', str(p)).strip('-') for p in parts)
-
-
-def kept(path: Path, job: Job) -> dict:
-    """What a job gave before, or gives now."""
-    if path.exists():
-        return json.loads(path.read_text())
-    result = job()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(result))
-    return result
 
 
 class Plan:
@@ -98,33 +90,39 @@ class Plan:
 
     def training(self, variant: Variant, task: str, lr: float, seed: int,
                  split: str) -> Job:
-        folder = self.out / 'runs' / slug(task) / slug(
-            variant.name, split, lr, seed)
         return partial(run, variant, task, self.roots[TASKS[task].data],
-                       self.budget, lr, seed, split, folder)
+                       self.budget, lr, seed, split,
+                       self.folder(variant, task, lr, seed, split))
+
+    def folder(self, variant: Variant, task: str, lr: float, seed: int,
+               split: str) -> Path:
+        return self.out / 'runs' / slug(task) / slug(
+            variant.name, split, lr, seed)
 
     def folder_of(self, name: str) -> Path:
         """Where a variant was trained for the ablations, with seed 0."""
-        pattern = f'{slug(name)}_test_*_0'
-        folders = (self.out / 'runs' / slug(ABLATED)).glob(pattern)
-        trained = [f for f in folders if (f / 'results.json').exists()]
-        if not trained:
+        variant = next(v for e in ('main', 'ablations')
+                       for v in EXPERIMENTS[e].variants if v.name == name)
+        folder = self.folder(variant, ABLATED, self.rate(variant), 0, 'test')
+        if not (folder / 'results.json').exists():
             raise FileNotFoundError(
-                f'{self.out}/runs holds no trained {name}; run main and '
-                'ablations first.')
-        return trained[0]
+                f'{folder} holds no trained {name}; run main and ablations '
+                'first.')
+        return folder
 
-    def puzzles(self, experiment) -> Iterator[Job]:
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    def puzzles(self, experiment: PuzzleExperiment) -> Iterator[Job]:
         for seed in self.seeds:
             for trial in experiment.trials:
                 file = self.out / 'puzzles' / (slug(
                     trial.family, trial.kind, trial.name, seed) + '.json')
-                yield partial(kept, file, partial(
-                    solve_one, trial, seed, self.steps, device))
+                request = dict(trial=asdict(trial), seed=seed,
+                               steps=self.steps)
+                yield partial(kept, file, request, partial(
+                    solve_one, trial, seed, self.steps))
 
 
-def solve_one(trial, seed: int, steps: int, device: str) -> dict:
+def solve_one(trial: Trial, seed: int, steps: int) -> dict:
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     start = time.perf_counter()
     found = solve(trial, seed, steps, device)
     return dict(name=trial.name, family=trial.family, kind=trial.kind,
@@ -226,8 +224,16 @@ def main() -> None:
             jobs = list(plan.puzzles(experiment))
         runs = work_off(name, jobs, args.workers)
         facts = dict(machine=machine(), workers=args.workers,
-                     budget=args.budget, seeds=args.seeds)
-        write_experiment(out / name, name, dict(facts=facts, runs=runs))
+                     seeds=args.seeds)
+        if name in real:
+            facts |= dict(budget=asdict(budget), rates={
+                v.name: plan.rate(v)
+                for v in EXPERIMENTS[name].variants if v.like is None})
+        else:
+            facts['steps'] = args.steps
+        write_experiment(out / name, name, dict(facts=facts, runs=[
+            {key: x for key, x in one.items() if key != 'request'}
+            for one in runs]))
         print(f'{name}: {out / name / "table.md"}')
     if looks:
         from look import look

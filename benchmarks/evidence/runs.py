@@ -1,11 +1,13 @@
 """One training and test of a variant, in the host's runner."""
 import json
 import logging
+import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import baselines  # noqa: F401
@@ -14,11 +16,11 @@ from ablations import offer_fusions
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from tasks import TASKS
 
 from relay_seg.analysis import counted_flops
-from relay_seg.analysis.window import WindowInput
 from relay_seg.engine import build_runner, write_atomically
 
 HERE = Path(__file__).parent
@@ -79,6 +81,7 @@ BUDGETS = {
 def make_config(variant: Variant, task: str, data_root: Path, budget: Budget,
                 lr: float, seed: int, split: str, work_dir: Path) -> Config:
     """The whole config of a run."""
+    data_root, work_dir = data_root.resolve(), work_dir.resolve()
     cfg = Config.fromfile(HERE / 'configs' / f'{variant.config}.py')
     facts = TASKS[task]
     manifest = json.loads((data_root / 'manifest.json').read_text())
@@ -110,6 +113,8 @@ def make_config(variant: Variant, task: str, data_root: Path, budget: Budget,
         backbone.window_size = [
             min(8, seen // 4 // 2**i)
             for i in range(len(backbone.window_size))]
+    # One epoch: the host waits for two seconds between epochs.
+    cfg.train_dataloader.sampler.samples_per_epoch = iters * batch
     warmup, decay = cfg.param_scheduler
     warmup.end = decay.begin = max(iters // 20, 1)
     decay.end = iters
@@ -133,6 +138,8 @@ def run(variant: Variant, task: str, data_root: Path, budget: Budget,
         lr: float, seed: int, split: str, out: Path) -> dict:
     """Train and test once; results are kept in ``out/results.json``.
 
+    What is there already is not done again, if it was asked for alike.
+
     Args:
         variant: What is trained.
         task: Name of a :class:`tasks.Task`.
@@ -146,12 +153,40 @@ def run(variant: Variant, task: str, data_root: Path, budget: Budget,
     Returns:
         Metrics, seconds, work of a training step and parameters.
     """
-    found = out / 'results.json'
-    if found.exists():
-        return json.loads(found.read_text())
+    request = request_of(variant, task, budget, lr, seed, split)
+    return kept(out / 'results.json', request, partial(
+        train_and_test, variant, task, data_root, budget, lr, seed, split,
+        out))
+
+
+def request_of(variant: Variant, task: str, budget: Budget, lr: float,
+               seed: int, split: str) -> dict:
+    """All that results depend on, but for the code."""
+    return dict(variant=asdict(variant), splits=TASKS[task].splits,
+                budget=asdict(budget), lr=lr, seed=seed, split=split)
+
+
+def kept(path: Path, request: dict, job: Callable[[], dict]) -> dict:
+    """What a job gave before to the same request, or gives now."""
+    request = json.loads(json.dumps(request))
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found['request'] == request:
+            return found
+    result = json.loads(json.dumps(job(), default=float))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(result | dict(request=request)))
+    return result | dict(request=request)
+
+
+def train_and_test(variant: Variant, task: str, data_root: Path,
+                   budget: Budget, lr: float, seed: int, split: str,
+                   out: Path) -> dict:
+    """As :func:`run`, without looking for results."""
     quiet()
     offer_fusions()
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     init_default_scope('mmseg')
     cfg = make_config(variant, task, data_root, budget, lr, seed, split, out)
     cfg.experiment_name = f'{out.name}_{time.monotonic_ns()}'
@@ -171,26 +206,23 @@ def run(variant: Variant, task: str, data_root: Path, budget: Budget,
         tests[name] = dict(
             metrics=metrics, seconds=time.perf_counter() - start,
             classes=runner.test_evaluator.metrics[0].report['classes'])
-    size = cfg.train_dataloader.batch_size * cfg.train_cfg.max_iters
-    result = dict(
-        variant=variant.name, task=task, seed=seed, lr=lr, split=split,
-        iterations=cfg.train_cfg.max_iters,
-        batch=cfg.train_dataloader.batch_size,
-        train_seconds=trained, train_flops=3 * size * work(runner.model, cfg),
-        parameters=sum(p.numel() for p in runner.model.parameters()),
-        tests=tests)
-    write_atomically(found, json.dumps(result, default=float))
     MMLogger._instance_dict.clear()
     Visualizer._instance_dict.clear()
-    return result
+    return dict(
+        variant=variant.name, task=task, seed=seed, lr=lr, split=split,
+        iterations=cfg.train_cfg.max_iters,
+        batch=cfg.train_dataloader.batch_size, train_seconds=trained,
+        train_flops=3 * cfg.train_cfg.max_iters * work(runner.model, cfg),
+        parameters=sum(p.numel() for p in runner.model.parameters()),
+        tests=tests)
 
 
 def work(model: torch.nn.Module, cfg: Config) -> int:
-    """FLOPs of a forward pass for one window of training, all losses too."""
-    size = tuple(cfg.train_dataloader.dataset.pipeline[0].size)
-    window = WindowInput(len(cfg.model.data_preprocessor.mean), size, size)
-    model = deepcopy(model).cpu().eval()
-    return counted_flops(model, lambda: window.losses(model))
+    """FLOPs of one forward pass of training, losses included."""
+    model = deepcopy(model).cpu()
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    data = model.data_preprocessor(batch, training=True)
+    return counted_flops(model, lambda: model.loss(**data))
 
 
 def quiet() -> None:

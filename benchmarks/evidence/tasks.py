@@ -53,18 +53,18 @@ TASKS = {
     'carrot first': Task(
         'carrot_weed', CARROT_CLASSES, CARROT_PALETTE,
         dict(train=SHOTS[:20], val=SHOTS[20:26], test=SHOTS[26:]),
-        'first 20 shots to train, 6 to validate, last 13 to test'),
+        'trained on the first 26 shots, tested on the last 13; learning rates '
+        'are searched with the last 6 of the 26'),
     'carrot last': Task(
         'carrot_weed', CARROT_CLASSES, CARROT_PALETTE,
         dict(train=SHOTS[19:], val=SHOTS[13:19], test=SHOTS[:13]),
-        'last 20 shots to train, 6 before them to validate, first 13 to '
-        'test'),
+        'trained on the last 26 shots, tested on the first 13'),
     'dubai': Task(
         'dubai', DubaiDataset.METAINFO['classes'],
         DubaiDataset.METAINFO['palette'],
         dict(train=tuple(f'scene{i}' for i in (4, 5, 6, 7, 8)),
              val=('scene2', ), test=('scene1', 'scene3')),
-        'scenes 4 to 8 to train, 2 to validate, 1 and 3 to test'),
+        'trained on scenes 2 and 4 to 8, tested on 1 and 3'),
 }
 
 

@@ -2,19 +2,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-import torch
 from ablations import offer_fusions
 from experiments import EXPERIMENTS, RealExperiment
 from look import look
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmseg.registry import MODELS
+from mmseg.registry import DATASETS, MODELS
 from report import look_section
-from runs import Budget, make_config, run
+from runs import Budget, kept, make_config, request_of, run, work
 
-BUDGET = Budget(2, 4, 32, 2, 'fp32')
+BUDGET = Budget(2, 8, 32, 2, 'fp32')
 VARIANTS = {v.name: v for e in EXPERIMENTS.values()
             if isinstance(e, RealExperiment) for v in e.variants}
 RUN = ('SwinV2 plain', 'SwinV2 relay', 'SwinV2 on the whole image / 4',
@@ -43,26 +44,51 @@ def test_variant_trains_and_tests(name, carrots, tmp_path):
         return run(VARIANTS[name], 'carrot last', carrots, BUDGET, 1e-3, 0,
                    'test', tmp_path)
 
-    result = again()
+    result, found = again(), tmp_path / 'results.json'
     assert result['iterations'] == 2 and result['train_flops'] > 0
     for test in result['tests'].values():
         assert 0 <= test['metrics']['mIoU'] <= 100
         assert len(test['classes']) == 3
     assert list(tmp_path.glob('*.pth'))
-    torch.manual_seed(1)
+    before = found.stat().st_mtime_ns
     assert again() == result  # what is done is not done again
+    assert found.stat().st_mtime_ns == before
 
 
-def test_twice_the_side_costs_as_much_as_relay(carrots, tmp_path):
-    found = {}
-    for name in ('SwinV2 plain', 'SwinV2 plain, window twice the side'):
-        cfg = make_config(VARIANTS[name], 'dubai', carrots, BUDGET, 1e-3, 0,
-                          'val', tmp_path)
+def test_results_of_another_request_are_not_taken(tmp_path):
+    file = tmp_path / 'results.json'
+    assert kept(file, dict(steps=20), lambda: dict(x=1))['x'] == 1
+    assert kept(file, dict(steps=20), lambda: dict(x=2))['x'] == 1
+    assert kept(file, dict(steps=300), lambda: dict(x=3))['x'] == 3
+    one = request_of(VARIANTS['ViT plain'], 'dubai', BUDGET, 1e-3, 0, 'test')
+    other = request_of(VARIANTS['ViT plain'], 'dubai',
+                       replace(BUDGET, iters=3), 1e-3, 0, 'test')
+    assert one != other
+
+
+@pytest.mark.parametrize('family', ['ViT', 'SwinV2'])
+def test_what_stands_beside_relay_costs_as_much(family, carrots, tmp_path):
+    init_default_scope('mmseg')
+    offer_fusions()
+    flops = {}
+    for name in ('relay', 'plain, window twice the side', 'plain'):
+        cfg = make_config(VARIANTS[f'{family} {name}'], 'carrot last',
+                          carrots, BUDGET, 1e-3, 0, 'val', tmp_path)
         side = cfg.train_dataloader.dataset.pipeline[0].size[0]
         assert cfg.model.test_cfg.crop_size == (side, side)
-        found[name] = side**2 * cfg.train_dataloader.batch_size
-    plain, twice = found.values()
-    assert twice == 2 * plain
+        flops[name] = work(MODELS.build(cfg.model), cfg)
+    relay, twice, plain = flops.values()
+    assert 0.8 < relay / twice < 1.25
+    assert 1.8 < relay / plain < 2.3
+
+
+def test_folders_may_be_relative(carrots, tmp_path, monkeypatch):
+    monkeypatch.chdir(carrots.parent)
+    cfg = make_config(VARIANTS['ViT plain'], 'carrot last',
+                      Path(carrots.name), BUDGET, 1e-3, 0, 'test',
+                      Path('work'))
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    assert len(dataset) == 13
 
 
 def test_validation_scenes_are_not_trained_on_while_rates_are_searched(

@@ -184,6 +184,12 @@ def test_a_trial_runs(kind):
     assert 0 <= found['accuracy'] <= 1 and 0 <= found['bits'] <= 1
 
 
+def test_cues_must_fit_beside_the_window():
+    with pytest.raises(ValueError, match='larger factor'):
+        Puzzle(factor=2, cells=4)
+    Puzzle(factor=2, cells=2), Puzzle(factor=4, cells=4)
+
+
 @pytest.mark.parametrize('base', [VIT, SWIN], ids=['vit', 'swin'])
 def test_attention_is_found_where_it_was_put(base):
     model = build(base)
