@@ -128,29 +128,20 @@ def swin_changes() -> dict[str, dict]:
     }
 
 
-def vit_changes() -> dict[str, dict]:
-    backbone = 'model.backbone.'
-    return {
-        'fusion mean': {backbone + 'fusion': 'mean'},
-        'R = 0': {backbone + 'num_relay_tokens': 0},
-        'R = 16': {backbone + 'num_relay_tokens': 16},
-        'separate blocks': {backbone + 'type': 'SeparateViT'},
-        'shared embeddings': {backbone + 'type': 'SharedStemViT', **SHARED},
-    }
-
-
 #: A parameter that stands twice is optimised once.
 SHARED = {'optim_wrapper.paramwise_cfg.bypass_duplicate': True}
 
 
 def ablations() -> list[Variant]:
-    found = []
-    for family, changes in (('SwinV2', swin_changes()),
-                            ('ViT', vit_changes())):
-        found.append(model(family, 'relay'))
-        found += [model(family, 'relay', f'relay, {name}', options)
-                  for name, options in changes.items()]
-    return found
+    return [model('SwinV2', 'relay'), *(
+        model('SwinV2', 'relay', f'relay, {name}', options)
+        for name, options in swin_changes().items())]
+
+
+def longer() -> list[Variant]:
+    return [model('SwinV2', what, f'{what}, trained {times:g} times as long',
+                  passes=times)
+            for what, times in (('plain', 4.), ('plain', 8.), ('relay', 4.))]
 
 
 def heads() -> list[Variant]:
@@ -229,11 +220,18 @@ EXPERIMENTS = {
         'one is trained twice as long, the other sees windows of twice the '
         'side, half as many.', tuple(TASKS), main_variants(),
         lambda name: f'{family_of(name)} plain'),
+    'longer': RealExperiment(
+        'The same, trained longer',
+        'Plain models gain from more training; does that end, and do relay '
+        'tokens gain then? A relay model with four times the iterations '
+        'stands beside plain models with as many and with twice as many.',
+        (ABLATED, ), longer(),
+        lambda name: 'SwinV2 plain, trained 4 times as long'),
     'ablations': RealExperiment(
         'Ablations on a real scene',
-        'One choice changed at a time. The first line of each model is the '
-        'default: sequential fusion from the global view to the local one, 4 '
-        'relay tokens, learned relay bias, k = 4, shared blocks, separate '
+        'One choice changed at a time. The first line is the default: '
+        'sequential fusion from the global view to the local one, 4 relay '
+        'tokens, learned relay bias, k = 4, shared blocks, separate '
         'embeddings, both losses on the global view with weight 0.1.',
         (ABLATED, ), ablations(), lambda name: f'{family_of(name)} relay'),
     'others': RealExperiment(

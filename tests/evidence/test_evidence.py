@@ -79,7 +79,8 @@ def test_what_stands_beside_relay_costs_as_much(family, carrots, tmp_path):
         flops[name] = work(MODELS.build(cfg.model), cfg)
     relay, twice, plain = flops.values()
     assert 0.8 < relay / twice < 1.25
-    assert 1.8 < relay / plain < 2.3
+    # Relay tokens count among the 4 tokens of the last attention windows.
+    assert 1.8 < relay / plain < 2.5
 
 
 def test_folders_may_be_relative(carrots, tmp_path, monkeypatch):
