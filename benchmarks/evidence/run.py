@@ -34,7 +34,7 @@ from experiments import (
 )
 from measure import machine
 from puzzle import Trial, solve
-from report import rounded, score, write_experiment
+from report import rounded, write_experiment
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -44,6 +44,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from runs import BUDGETS, Budget, Variant, kept, run
+from tables import score
 from tasks import READERS, TASKS, prepare
 
 from relay_seg.engine import write_atomically
@@ -173,73 +174,91 @@ def work_off(title: str, jobs: Sequence[Job], workers: int) -> list[dict]:
     return results
 
 
+def run_experiment(name: str, plan: Plan, workers: int) -> None:
+    """All runs of one experiment, then its results, table and plot."""
+    experiment = EXPERIMENTS[name]
+    facts = dict(machine=machine(), workers=workers, seeds=len(plan.seeds))
+    if isinstance(experiment, RealExperiment):
+        work_off(f'{name}: rates', list(plan.searches(experiment)), workers)
+        facts |= dict(
+            budget=asdict(plan.budget), rates={
+                v.like or v.name: plan.rate(v) for v in experiment.variants})
+        jobs = list(plan.trainings(experiment))
+    else:
+        facts['steps'] = plan.steps
+        jobs = list(plan.puzzles(experiment))
+    runs = [{key: x for key, x in one.items() if key != 'request'}
+            for one in work_off(name, jobs, workers)]
+    write_experiment(plan.out / name, name, dict(facts=facts, runs=runs))
+    print(f'{name}: {plan.out / name / "table.md"}')
+
+
+def look_inside(plan: Plan) -> None:
+    from look import look
+    out = plan.out / LOOK
+    found = look(plan.folder_of, out)
+    write_atomically(out / 'results.json',
+                     json.dumps(rounded(found), indent=1) + '\n')
+    print(f'{LOOK}: {out}')
+
+
+def needed_data(names: Sequence[str]) -> list[str]:
+    """Data sets that experiments are run on."""
+    tasks = set()
+    for name in names:
+        if name == LOOK:
+            tasks.add(ABLATED)
+        elif isinstance(EXPERIMENTS[name], RealExperiment):
+            tasks |= {SEARCH_TASK, *EXPERIMENTS[name].tasks}
+    return [data for data in READERS
+            if data in {TASKS[task].data for task in tasks}]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('names', nargs='*', metavar='EXPERIMENT',
-                        help=f'all by default: {", ".join(EXPERIMENTS)}')
+    parser.add_argument(
+        'names', nargs='*', metavar='EXPERIMENT',
+        help=f'all by default: {", ".join(EXPERIMENTS)}, {LOOK}')
     parser.add_argument('--dubai', type=Path, metavar='RAW',
                         help='folder of the aerial scenes of Dubai')
     parser.add_argument('--carrot-weed', type=Path, metavar='RAW',
                         help='folder of Carrot-Weed')
-    parser.add_argument('--out', type=Path, default='work_dirs/evidence')
+    parser.add_argument('--out', type=Path, default='work_dirs/evidence',
+                        help='folder for results, checkpoints and scenes')
     parser.add_argument('--budget', choices=BUDGETS, default=(
-        'gpu' if torch.cuda.is_available() else 'cpu'))
-    parser.add_argument('--seeds', type=int, default=3)
+        'gpu' if torch.cuda.is_available() else 'cpu'),
+        help='how much is trained on real scenes; see runs.py')
+    parser.add_argument('--seeds', type=int, default=3,
+                        help='how many, from 0')
     parser.add_argument('--steps', type=int, default=300,
                         help='of each made-up puzzle')
     parser.add_argument('--workers', type=int, default=(
         1 if torch.cuda.is_available() else os.cpu_count()),
-        help='runs at a time, one a core by default')
+        help='runs at a time; one for each core by default')
     args = parser.parse_args()
-    unknown = set(args.names) - {*EXPERIMENTS, LOOK}
+    names = args.names or [*EXPERIMENTS, LOOK]
+    unknown = set(names) - {*EXPERIMENTS, LOOK}
     if unknown:
         parser.error(f'{sorted(unknown)} are no experiments; use '
                      f'{", ".join(EXPERIMENTS)}, {LOOK}.')
-    names = args.names or [*EXPERIMENTS, LOOK]
-    looks = LOOK in names
-    names = [name for name in names if name != LOOK]
-    real = [n for n in names if isinstance(EXPERIMENTS[n], RealExperiment)]
-    needed = {TASKS[t].data for n in real
-              for t in (SEARCH_TASK, *EXPERIMENTS[n].tasks)}
-    budget, out = BUDGETS[args.budget], args.out / args.budget
-    roots = {}
-    for data in READERS:
-        raw = getattr(args, data)
-        if data not in needed:
-            continue
-        if raw is None:
+    budget, roots = BUDGETS[args.budget], {}
+    needed = needed_data(names)
+    for data in needed:
+        if getattr(args, data) is None:
             parser.error(f'give --{data.replace("_", "-")}, the folder of '
-                         f'the download; {", ".join(real)} need it.')
-        roots[data] = prepare(data, raw, args.out, budget.reduce)
-    plan = Plan(out, roots, budget, range(args.seeds), args.steps)
+                         'the download.')
+    for data in needed:
+        roots[data] = prepare(data, getattr(args, data), args.out,
+                              budget.reduce)
+    plan = Plan(args.out / args.budget, roots, budget, range(args.seeds),
+                args.steps)
     for name in names:
-        experiment = EXPERIMENTS[name]
-        if name in real:
-            work_off(f'{name}: rates', list(plan.searches(experiment)),
-                     args.workers)
-            jobs = list(plan.trainings(experiment))
+        if name == LOOK:
+            look_inside(plan)
         else:
-            jobs = list(plan.puzzles(experiment))
-        runs = work_off(name, jobs, args.workers)
-        facts = dict(machine=machine(), workers=args.workers,
-                     seeds=args.seeds)
-        if name in real:
-            facts |= dict(budget=asdict(budget), rates={
-                v.name: plan.rate(v)
-                for v in EXPERIMENTS[name].variants if v.like is None})
-        else:
-            facts['steps'] = args.steps
-        write_experiment(out / name, name, dict(facts=facts, runs=[
-            {key: x for key, x in one.items() if key != 'request'}
-            for one in runs]))
-        print(f'{name}: {out / name / "table.md"}')
-    if looks:
-        from look import look
-        found = look(plan.folder_of, out / LOOK)
-        write_atomically(out / LOOK / 'results.json',
-                         json.dumps(rounded(found), indent=1) + '\n')
+            run_experiment(name, plan, args.workers)
 
 
 if __name__ == '__main__':

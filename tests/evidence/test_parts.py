@@ -16,7 +16,8 @@ from baselines import DecisionFusion, GlobalOnly
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from puzzle import BACKBONES, KINDS, Puzzle, Trial, passed, solve
-from report import interval, page, paired, write_experiment
+from report import page, write_experiment
+from tables import interval, paired
 
 from relay_seg.relay import FUSIONS
 

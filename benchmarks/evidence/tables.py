@@ -1,0 +1,124 @@
+"""Statistics and tables of runs."""
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
+
+from experiments import EXPERIMENTS
+from runs import SLIDES
+from scipy.stats import t as student
+
+FIRST_SLIDE = f'overlap {SLIDES[0][0]:g}, {SLIDES[0][1]}'
+
+
+def score(run: dict, slide: str = FIRST_SLIDE, metric: str = 'mIoU') -> float:
+    return run['tests'][slide]['metrics'][metric]
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and standard deviation."""
+    deviation = stdev(values) if len(values) > 1 else 0.
+    return f'{mean(values):.{digits}f} ± {deviation:.{digits}f}'
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean of paired differences and half its 95 % interval (Student's t)."""
+    n = len(differences)
+    if n < 2:
+        return mean(differences), float('nan')
+    half = student.ppf(0.975, n - 1) * stdev(differences) / n**0.5
+    return mean(differences), half
+
+
+def paired(runs: Sequence[dict], others: Sequence[dict]) -> list[float]:
+    """Differences of runs of the same task and seed."""
+    base = {(r['task'], r['seed']): score(r) for r in others}
+    return [score(r) - base[r['task'], r['seed']] for r in runs]
+
+
+def by(runs: Iterable[dict], key: str) -> dict[str, list[dict]]:
+    groups = {}
+    for run in runs:
+        groups.setdefault(run[key], []).append(run)
+    return groups
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join(f'| {" | ".join(map(str, x))} |' for x in lines) + '\n'
+
+
+def real_table(name: str, runs: list[dict]) -> str:
+    """One line for each variant, a column for each task."""
+    experiment = EXPERIMENTS[name]
+    groups = by(runs, 'variant')
+    tasks = list(by(runs, 'task'))
+    rows = []
+    for variant, own in groups.items():
+        base = experiment.baseline(variant)
+        cells = []
+        for found in by(own, 'task').values():
+            cells.append(spread([score(r) for r in found]))
+            cells.append('' if base == variant else '{:+.1f} ± {:.1f}'.format(
+                *interval(paired(found, groups[base]))))
+        rows.append([
+            variant, *cells,
+            f'{mean(r["train_seconds"] for r in own):.0f}',
+            f'{own[0]["train_flops"] / 1e12:.1f}',
+            f'{own[0]["parameters"] / 1e6:.2f}'])
+    bases = sorted({experiment.baseline(v) for v in groups})
+    text = table(
+        ['model', *(head for task in tasks for head in (
+            f'{task}: mIoU', f'against {" or ".join(bases)}')),
+         'training s', 'TFLOP', 'M parameters'], rows)
+    return text + slides_table(groups) + classes_table(name, groups)
+
+
+def slides_table(groups: dict[str, list[dict]]) -> str:
+    """Other tests of the same weights, where there are some."""
+    rows = []
+    for variant, own in groups.items():
+        for task, found in by(own, 'task').items():
+            if len(found[0]['tests']) > 1:
+                rows.append([variant, task, *(
+                    f'{spread([score(r, slide) for r in found])} '
+                    f'({mean(r["tests"][slide]["seconds"] for r in found):.0f}'
+                    ' s)' for slide in found[0]['tests'])])
+    if not rows:
+        return ''
+    head = ['model', 'task', *(f'overlap {overlap:g}, {blend}'
+                               for overlap, blend in SLIDES)]
+    return '\nThe same weights, tested otherwise:\n\n' + table(head, rows)
+
+
+def classes_table(name: str, groups: dict[str, list[dict]]) -> str:
+    """IoU of each class, in the experiment that asks the question."""
+    if name != 'main':
+        return ''
+    text = ''
+    for task in by(sum(groups.values(), []), 'task'):
+        rows, classes = [], []
+        for variant, own in groups.items():
+            found = [r['tests'][FIRST_SLIDE]['classes'] for r in own
+                     if r['task'] == task]
+            classes = [c['class'] for c in found[0]]
+            rows.append([variant, *(
+                f'{mean(f[i]["IoU"] for f in found):.1f}'
+                for i in range(len(classes)))])
+        text += f'\nIoU on {task}:\n\n' + table(['model', *classes], rows)
+    return text
+
+
+def puzzle_table(runs: list[dict]) -> str:
+    """Accuracy and bits of each model on each puzzle."""
+    kinds = list(by(runs, 'kind'))
+    rows = []
+    for name, own in by(runs, 'name').items():
+        for family, found in by(own, 'family').items():
+            groups = by(found, 'kind')
+            cells = [spread([100 * r['accuracy'] for r in groups[k]])
+                     if k in groups else '' for k in kinds]
+            bits = [r['bits'] for r in groups.get('relay', ())
+                    if 'bits' in r]
+            rows.append([name, family, *cells,
+                         f'{mean(bits):.1f}' if bits else ''])
+    return table(['puzzle', 'model', *(f'{k}, %' for k in kinds),
+                  'bits with relay'], rows)
