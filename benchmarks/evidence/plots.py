@@ -6,7 +6,7 @@ import numpy as np
 from experiments import EXPERIMENTS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tables import by, paired
+from tables import baselines, by, paired
 
 
 def plot_real(name: str, runs: list[dict], path: Path) -> None:
@@ -27,9 +27,9 @@ def plot_real(name: str, runs: list[dict], path: Path) -> None:
         axes.plot(mean(paired(groups[variant], others)), y, 'D',
                   color='black')
     axes.axvline(0, color='grey', lw=1)
-    bases = ' or '.join(sorted({experiment.baseline(v) for v in groups}))
     axes.set(yticks=range(len(shown)), yticklabels=shown[::-1],
-             xlabel=f'mIoU less that of {bases}: each seed, and the mean')
+             xlabel=f'mIoU less that of {baselines(name, groups)}: each seed, '
+                    'and the mean')
     axes.legend(fontsize='small')
     figure.savefig(path, dpi=100)
 

@@ -64,12 +64,20 @@ def real_table(name: str, runs: list[dict]) -> str:
             f'{mean(r["train_seconds"] for r in own):.0f}',
             f'{own[0]["train_flops"] / 1e12:.1f}',
             f'{own[0]["parameters"] / 1e6:.2f}'])
-    bases = sorted({experiment.baseline(v) for v in groups})
     text = table(
         ['model', *(head for task in tasks for head in (
-            f'{task}: mIoU', f'against {" or ".join(bases)}')),
+            f'{task}: mIoU', f'against {baselines(name, groups)}')),
          'training s', 'TFLOP', 'M parameters'], rows)
     return text + slides_table(groups) + classes_table(name, groups)
+
+
+def baselines(name: str, variants: Iterable[str]) -> str:
+    """What variants are set beside, without the family where there are two.
+    """
+    names = {EXPERIMENTS[name].baseline(v) for v in variants}
+    if len(names) > 1:
+        names = {base.split(maxsplit=1)[1] for base in names}
+    return ' or '.join(sorted(names))
 
 
 def slides_table(groups: dict[str, list[dict]]) -> str:
