@@ -263,6 +263,8 @@ EXPERIMENTS = {
         'Both, with four bits, k = 4; one choice changed at a time.',
         puzzle_ablations()),
 }
+#: Inside of the models that experiments left behind; see look.py.
+LOOK = 'look'
 #: Variants whose learning rates others take.
 SEARCHED = {f'{family} {what}': model(family, what)
             for family in FAMILIES for what in ('plain', 'relay')}

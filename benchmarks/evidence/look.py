@@ -75,10 +75,11 @@ def chosen_windows(label: np.ndarray, side: int) -> list[Window]:
     return sorted(windows, key=entropy, reverse=True)[:WINDOWS]
 
 
-def views_of(model: nn.Module, image: np.ndarray, window: Window) -> Views:
-    read = reader(normalised(model, image)[0], 0.)
+def views_of(model: nn.Module, scene: torch.Tensor,
+             window: Window) -> Views:
+    """Views (1, C, H, W) of a window of a normalised scene (1, C, H, W)."""
     return tuple(v[None] for v in cut_views(
-        read, window, model.context_factors))
+        reader(scene[0], 0.), window, model.context_factors))
 
 
 def attention_shares(folder: Path) -> dict[str, list[float]]:
@@ -91,10 +92,10 @@ def attention_shares(folder: Path) -> dict[str, list[float]]:
     for name, trained in (('before', False), ('after', True)):
         model, cfg = load(folder, trained)
         image, label, _ = scene_of(cfg)
-        side = cfg.model.test_cfg.crop_size[0]
+        scene = normalised(model, image)
+        windows = chosen_windows(label, cfg.model.test_cfg.crop_size[0])
         blocks = [[a for a in attention(model.backbone, views_of(
-            model, image, w)) if a.view == 0]
-            for w in chosen_windows(label, side)]
+            model, scene, w)) if a.view == 0] for w in windows]
         found[name] = np.mean(
             [[a.to_relay for a in one] for one in blocks], 0).tolist()
         found['equal'] = [a.equal for a in blocks[0]]
@@ -106,7 +107,8 @@ def draw_attention(folder: Path, out: Path) -> None:
     model, cfg = load(folder)
     image, label, _ = scene_of(cfg)
     window = chosen_windows(label, cfg.model.test_cfg.crop_size[0])[0]
-    found = attention(model.backbone, views_of(model, image, window))
+    found = attention(model.backbone, views_of(
+        model, normalised(model, image), window))
     read = reader(image.astype(np.float32), 0.)
     pictures = [as_rgb(v) for v in cut_views(
         read, window, model.context_factors)]

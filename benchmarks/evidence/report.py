@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-from experiments import EXPERIMENTS, RealExperiment
+from experiments import EXPERIMENTS, LOOK, RealExperiment
 from plots import plot_puzzles, plot_real
 from runs import Budget
 from tables import puzzle_table, real_table, table
@@ -130,13 +130,18 @@ def page() -> str:
     if main.exists():
         facts = json.loads(main.read_text())['facts']
         parts.append(conditions(Budget(**facts['budget'])))
-    for name in EXPERIMENTS:
+    missing = []
+    for name in (*EXPERIMENTS, LOOK):
         file = DOCS / 'evidence' / f'{name}.json'
-        if file.exists():
-            parts.append(section(name, json.loads(file.read_text())))
-    file = DOCS / 'evidence/look.json'
-    if file.exists():
-        parts.append(look_section(json.loads(file.read_text())))
+        if not file.exists():
+            missing.append(f'`{name}`')
+            continue
+        results = json.loads(file.read_text())
+        parts.append(look_section(results) if name == LOOK
+                     else section(name, results))
+    if missing:
+        parts.append('## Not run yet\n\nExperiments of `run.py` whose results '
+                     f'are not here: {", ".join(missing)}.')
     return '\n\n'.join(parts) + '\n'
 
 

@@ -26,6 +26,7 @@ import torch
 from experiments import (
     ABLATED,
     EXPERIMENTS,
+    LOOK,
     RATES,
     SEARCH_TASK,
     SEARCHED,
@@ -50,7 +51,6 @@ from tasks import READERS, TASKS, prepare
 from relay_seg.engine import write_atomically
 
 Job = Callable[[], dict]
-LOOK = 'look'  # inside the models that others left behind
 TOLD = 30  # seconds between two lines where there is no terminal
 
 

@@ -4,4 +4,5 @@ _base_ = [
 ]
 model = dict(
     data_preprocessor={{_base_.data_preprocessor}},
-    decode_head=dict(num_classes=5))
+    # As good as 512 here, at a third of the time: docs/performance.md.
+    decode_head=dict(num_classes=5, channels=128))
