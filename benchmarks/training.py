@@ -16,6 +16,7 @@ from statistics import median
 import torch
 from measure import Table, machine, peak_bytes, seconds
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -99,6 +100,7 @@ def main() -> None:
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.set_num_threads(args.threads)
     init_default_scope('mmseg')
+    MMLogger.get_instance('benchmark', log_level='WARNING')
     cfg = Config.fromfile(args.config)
     cfg.train_dataloader.update(
         batch_size=args.batch, num_workers=args.workers)
@@ -135,7 +137,8 @@ def main() -> None:
             name, f'{args.batch / median(totals):.1f}', f'{relative:.2f}',
             *(f'{100 * sum(s[phase] for s in steps[name]) / sum(totals):.0f}'
               for phase in PHASES),
-            f'{peak_bytes(partial(one.step, batches), device) / 2**20:.0f}')
+            f'{peak_bytes(partial(one.step, batches), device) / 2**20:.0f}'
+            if device == 'cuda' else '')  # RAM: benchmarks/training_memory.py
 
 
 if __name__ == '__main__':
