@@ -18,9 +18,13 @@ from ablations import offer_fusions
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from relay_seg.backbones import RelayViT
 from relay_seg.views import Window, area_mean, center, cut_views, reader
 
 SIDE, CLASSES, TESTED = 32, 4, 512
+#: Deviation of ViT's position embeddings at the start. As small as a new model
+#: has them (0.02), thousands of steps hardly teach where a token lies.
+POSITIONS = 0.5
 LABELS = 'cue', 'both', 'agree'
 BACKBONES = {
     'ViT': dict(
@@ -117,6 +121,10 @@ class RelayModel(nn.Module):
         super().__init__()
         self.backbone = MODELS.build(backbone)
         self.backbone.init_weights()
+        if isinstance(self.backbone, RelayViT):
+            for positions in (self.backbone.pos_embed,
+                              *self.backbone.global_pos_embed):
+                nn.init.normal_(positions, std=POSITIONS)
         self.head = nn.LazyConv2d(CLASSES, 1)
 
     def forward(self, views: tuple[Tensor, ...], factor: int) -> Tensor:
@@ -170,6 +178,7 @@ class Trial:
         kind: One of ``KINDS``.
         puzzle: How hard the scenes are.
         options: Arguments of the backbone.
+        passes: Steps, as a multiple of those of the others.
     """
 
     name: str
@@ -177,10 +186,11 @@ class Trial:
     kind: str = 'relay'
     puzzle: Puzzle = Puzzle()
     options: Mapping = field(default_factory=dict)
+    passes: float = 1.
 
 
 def solve(trial: Trial, seed: int, steps: int, device: str) -> dict:
-    """Train, and test on new scenes.
+    """Train ``steps`` times ``passes``, and test on new scenes.
 
     Returns:
         Accuracy of pixels; and bits: what a channel passes that errs as often
@@ -188,7 +198,7 @@ def solve(trial: Trial, seed: int, steps: int, device: str) -> dict:
     """
     offer_fusions()
     torch.manual_seed(seed)
-    puzzle = trial.puzzle
+    puzzle, steps = trial.puzzle, round(steps * trial.passes)
     model = KINDS[trial.kind](
         BACKBONES[trial.family] | dict(trial.options))
     test_views, test_label = puzzle.draw(

@@ -18,18 +18,20 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
 from experiments import (
-    ABLATED,
     EXPERIMENTS,
     LOOK,
     RATES,
+    SEARCH_SEEDS,
     SEARCH_TASK,
     SEARCHED,
+    SHOWN,
     PuzzleExperiment,
     RealExperiment,
 )
@@ -45,7 +47,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from runs import BUDGETS, Budget, Variant, kept, run
-from tables import score
+from tables import best_rate, score
 from tasks import READERS, TASKS, prepare
 
 from relay_seg.engine import write_atomically
@@ -71,16 +73,22 @@ class Plan:
         """Trainings that a choice of learning rates needs."""
         for variant in {v.like or v.name: SEARCHED.get(v.like, v)
                         for v in experiment.variants}.values():
-            yield from (self.search(variant, lr) for lr in RATES)
+            yield from chain.from_iterable(
+                self.search(variant, lr) for lr in RATES)
 
-    def search(self, variant: Variant, lr: float) -> Job:
-        return self.training(variant, SEARCH_TASK, lr, 0, 'val')
+    def search(self, variant: Variant, lr: float) -> list[Job]:
+        return [self.training(variant, SEARCH_TASK, lr, seed, 'val')
+                for seed in SEARCH_SEEDS]
+
+    def scores(self, variant: Variant) -> dict[float, list[float]]:
+        """Validation scores of all seeds at each learning rate."""
+        variant = SEARCHED.get(variant.like, variant)
+        return {lr: [score(job()) for job in self.search(variant, lr)]
+                for lr in RATES}
 
     def rate(self, variant: Variant) -> float:
-        """The learning rate with the best validation score."""
-        variant = SEARCHED.get(variant.like, variant)
-        scores = {lr: score(self.search(variant, lr)()) for lr in RATES}
-        return max(scores, key=scores.get)
+        """The learning rate with the best mean validation score."""
+        return best_rate(self.scores(variant))
 
     def trainings(self, experiment: RealExperiment) -> Iterator[Job]:
         for seed in self.seeds:
@@ -104,7 +112,7 @@ class Plan:
         """Where a variant was trained for the ablations, with seed 0."""
         variant = next(v for e in ('main', 'ablations')
                        for v in EXPERIMENTS[e].variants if v.name == name)
-        folder = self.folder(variant, ABLATED, self.rate(variant), 0, 'test')
+        folder = self.folder(variant, SHOWN, self.rate(variant), 0, 'test')
         if not (folder / 'results.json').exists():
             raise FileNotFoundError(
                 f'{folder} holds no trained {name}; run main and ablations '
@@ -180,9 +188,8 @@ def run_experiment(name: str, plan: Plan, workers: int) -> None:
     facts = dict(machine=machine(), workers=workers, seeds=len(plan.seeds))
     if isinstance(experiment, RealExperiment):
         work_off(f'{name}: rates', list(plan.searches(experiment)), workers)
-        facts |= dict(
-            budget=asdict(plan.budget), rates={
-                v.like or v.name: plan.rate(v) for v in experiment.variants})
+        facts |= dict(budget=asdict(plan.budget), rates={
+            v.like or v.name: plan.scores(v) for v in experiment.variants})
         jobs = list(plan.trainings(experiment))
     else:
         facts['steps'] = plan.steps
@@ -207,7 +214,7 @@ def needed_data(names: Sequence[str]) -> list[str]:
     tasks = set()
     for name in names:
         if name == LOOK:
-            tasks.add(ABLATED)
+            tasks.add(SHOWN)
         elif isinstance(EXPERIMENTS[name], RealExperiment):
             tasks |= {SEARCH_TASK, *EXPERIMENTS[name].tasks}
     return [data for data in READERS

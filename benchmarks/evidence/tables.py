@@ -1,16 +1,23 @@
 """Statistics and tables of runs."""
-from collections.abc import Iterable, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, stdev, variance
+from typing import TypeVar
 
 from experiments import EXPERIMENTS
 from runs import SLIDES
 from scipy.stats import t as student
 
+Rate = TypeVar('Rate', float, str)
 FIRST_SLIDE = f'overlap {SLIDES[0][0]:g}, {SLIDES[0][1]}'
 
 
 def score(run: dict, slide: str = FIRST_SLIDE, metric: str = 'mIoU') -> float:
     return run['tests'][slide]['metrics'][metric]
+
+
+def best_rate(scores: Mapping[Rate, Sequence[float]]) -> Rate:
+    """The learning rate with the best mean validation score."""
+    return max(scores, key=lambda lr: mean(scores[lr]))
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -19,13 +26,19 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f'{mean(values):.{digits}f} ± {deviation:.{digits}f}'
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Mean of paired differences and half its 95 % interval (Student's t)."""
-    n = len(differences)
-    if n < 2:
-        return mean(differences), float('nan')
-    half = student.ppf(0.975, n - 1) * stdev(differences) / n**0.5
-    return mean(differences), half
+def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Mean of paired differences and half its 95 % interval (Student's t).
+
+    Args:
+        groups: Differences on each task, one for each seed. Tasks are what
+            they are: only seeds are drawn by chance.
+    """
+    middle = mean(mean(group) for group in groups)
+    free = sum(len(group) - 1 for group in groups)
+    if min(map(len, groups)) < 2:
+        return middle, float('nan')
+    error = sum(variance(g) / len(g) for g in groups)**0.5 / len(groups)
+    return middle, student.ppf(0.975, free) * error
 
 
 def paired(runs: Sequence[dict], others: Sequence[dict]) -> list[float]:
@@ -57,8 +70,11 @@ def real_table(name: str, runs: list[dict]) -> str:
         cells = []
         for found in by(own, 'task').values():
             cells.append(spread([score(r) for r in found]))
-            cells.append('' if base == variant else '{:+.1f} ± {:.1f}'.format(
-                *interval(paired(found, groups[base]))))
+            cells.append('' if base == variant
+                         else difference([found], groups[base]))
+        if len(tasks) > 1:
+            cells.append('' if base == variant else difference(
+                by(own, 'task').values(), groups[base]))
         rows.append([
             variant, *cells,
             f'{mean(r["train_seconds"] for r in own):.0f}',
@@ -67,8 +83,16 @@ def real_table(name: str, runs: list[dict]) -> str:
     text = table(
         ['model', *(head for task in tasks for head in (
             f'{task}: mIoU', f'against {baselines(name, groups)}')),
+         *(['all tasks'] if len(tasks) > 1 else []),
          'training s', 'TFLOP', 'M parameters'], rows)
     return text + slides_table(groups) + classes_table(name, groups)
+
+
+def difference(groups: Iterable[Sequence[dict]], others: Sequence[dict]
+               ) -> str:
+    """Mean and interval of what runs on some tasks gain on others."""
+    return '{:+.1f} ± {:.1f}'.format(
+        *interval([paired(group, others) for group in groups]))
 
 
 def baselines(name: str, variants: Iterable[str]) -> str:

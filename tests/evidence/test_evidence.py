@@ -168,7 +168,7 @@ def test_command_resumes(raw_carrots, tmp_path):
                  '--out', str(tmp_path))
     assert command(*arguments).returncode == 0
     files = sorted((tmp_path / 'cpu/puzzles').iterdir())
-    assert len(files) == 17
+    assert len(files) == 31
     files[0].unlink()  # as if it had been interrupted there
     times = {f: f.stat().st_mtime_ns for f in files[1:]}
     assert command(*arguments).returncode == 0
@@ -176,4 +176,4 @@ def test_command_resumes(raw_carrots, tmp_path):
     assert times == {f: f.stat().st_mtime_ns for f in files[1:]}
     runs = json.loads(
         (tmp_path / 'cpu/puzzle_ablations/results.json').read_text())['runs']
-    assert len(runs) == 17
+    assert len(runs) == 31

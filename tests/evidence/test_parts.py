@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from puzzle import BACKBONES, KINDS, Puzzle, Trial, passed, solve
 from report import page, write_experiment
-from tables import interval, paired
+from tables import best_rate, interval, paired
 
 from relay_seg.relay import FUSIONS
 
@@ -181,8 +181,10 @@ def test_bits():
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_trial_runs(kind):
-    found = solve(Trial('x', 'ViT', kind), seed=0, steps=20, device='cpu')
+    trial = Trial('x', 'ViT', kind, passes=2.)
+    found = solve(trial, seed=0, steps=10, device='cpu')
     assert 0 <= found['accuracy'] <= 1 and 0 <= found['bits'] <= 1
+    assert found['steps'] == 20
 
 
 def test_cues_must_fit_beside_the_window():
@@ -221,14 +223,22 @@ def a_run(variant, task, seed, miou):
                 tests={'overlap 0, mean': test})
 
 
+def test_rates_are_judged_by_all_seeds():
+    assert best_rate({1e-3: [9., 1.], 2e-3: [6., 6.], 4e-3: [5., 6.]}) == 2e-3
+
+
 def test_report_pairs_seeds(tmp_path):
     plain = [a_run('SwinV2 plain', 'dubai', i, m)
              for i, m in enumerate((50., 60., 70.))]
     relay = [a_run('SwinV2 relay', 'dubai', i, m)
              for i, m in enumerate((52., 62., 72.))]
     assert paired(relay[::-1], plain) == [2., 2., 2.]
-    middle, half = interval([1., 2., 3.])
+    middle, half = interval([[1., 2., 3.]])
     assert middle == 2 and half == pytest.approx(2.484, abs=1e-3)
+    # Two tasks that differ do not widen it: seeds do.
+    middle, half = interval([[1., 2., 3.], [11., 12., 13.]])
+    assert middle == 7 and half == pytest.approx(
+        2.776 * (1 / 6)**0.5, abs=1e-3)
     results = dict(facts={}, runs=plain + relay)
     write_experiment(tmp_path, 'main', results)
     lines = (tmp_path / 'table.md').read_text().splitlines()
