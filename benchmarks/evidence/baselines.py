@@ -1,6 +1,7 @@
 """Other ways to bring context, on the same data path and host backbones."""
 from copy import deepcopy
 
+import torch.nn.functional as F
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.utils import add_prefix
@@ -9,6 +10,8 @@ from torch import Tensor
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.structures import view_labels
 from relay_seg.views import Views, area_mean, center
+
+TOKEN = 16  # pixels of a token of the last stage
 
 
 class WindowLogits(SlideEncoderDecoder):
@@ -99,6 +102,8 @@ class DecisionFusion(WindowLogits):
 class Reduced(WindowLogits):
     """Sees the image reduced by a factor, usually whole.
 
+    Sides are padded to whole tokens, and logits cropped.
+
     Args:
         factor: Reduction of the image.
         kwargs: Those of ``PlainEncoderDecoder``.
@@ -110,5 +115,10 @@ class Reduced(WindowLogits):
 
     def window_logits(self, views: Views) -> Tensor:
         view, = self.finish(views)
-        return self.enlarged(
-            self.network(area_mean(view, self.factor)), view.shape[-2:])
+        height, width = view.shape[-2:]
+        step = self.factor * TOKEN
+        padded = F.pad(view, (0, -width % step, 0, -height % step),
+                       mode='replicate')
+        logits = self.enlarged(self.network(area_mean(padded, self.factor)),
+                               padded.shape[-2:])
+        return logits[..., :height, :width]

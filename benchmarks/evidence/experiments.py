@@ -6,14 +6,13 @@ Names of variants are those of the tables. ``relay`` models differ from
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from puzzle import KINDS, Puzzle, Trial
+from puzzle import KINDS, POSITIONS, Puzzle, Trial
 from runs import Variant
 from tasks import TASKS
 
 FAMILIES = {'ViT': 'vit', 'SwinV2': 'swin'}
-#: What ablations and other methods are run on: one task of each data set.
-ABLATED = 'carrot last', 'dubai'
-#: Task of pictures from inside, and of tests with other overlaps.
+#: Where ablations and other methods run, of which pictures are drawn, and on
+#: which weights are tested with other overlaps.
 SHOWN = 'carrot last'
 
 
@@ -62,8 +61,7 @@ def model(family: str, what: str, name: str | None = None,
 
 def baseline(name: str, type_: str, **options) -> Variant:
     """A plain SwinV2 config with another segmentor."""
-    return Variant(name, 'plain_swin', {'model.type': type_, **options},
-                   like='SwinV2 plain')
+    return Variant(name, 'plain_swin', {'model.type': type_, **options})
 
 
 def factor(k: int) -> dict:
@@ -82,8 +80,8 @@ def main_variants() -> list[Variant]:
             model(family, 'plain'),
             model(family, 'relay'),
             model(family, 'plain', 'plain, trained twice as long', passes=2.),
-            model(family, 'plain', 'plain, window twice the side',
-                  TWICE_THE_SIDE),
+            Variant(f'{family} plain, window twice the side',
+                    f'plain_{FAMILIES[family]}', TWICE_THE_SIDE),
         ]
     return found
 
@@ -102,11 +100,12 @@ def other_methods() -> list[Variant]:
     ]
 
 
-def shared_changes() -> dict[str, dict]:
-    """Choices that both families have, but for the names of classes."""
-    backbone = 'model.backbone.'
-    return {
-        **{f'R = {r}': {backbone + 'num_relay_tokens': r}
+def vit_changes() -> dict[str, dict]:
+    """Choices that the models share, changed in one of them."""
+    return fusions() | {
+        'separate blocks': {'model.backbone.type': 'SeparateViT'},
+        'shared embedding': {'model.backbone.type': 'SharedStemViT', **SHARED},
+        **{f'R = {r}': {'model.backbone.num_relay_tokens': r}
            for r in (0, 1, 2, 8, 16)},
         **{f'k = {k}': factor(k) for k in (1, 2, 8)},
         'L_global: centre': {
@@ -115,7 +114,7 @@ def shared_changes() -> dict[str, dict]:
         'L_agree: detached target': {
             'model.loss_agree': dict(type='DetachedAgreementLoss')},
         'no L_agree': {'model.loss_agree': None},
-        'neither': {'model.loss_global': None, 'model.loss_agree': None},
+        'neither loss': NEITHER,
         **{f'both weights {w}': {
             'model.loss_global': dict(type='GlobalViewLoss', loss_weight=w),
             'model.loss_agree': dict(type='AgreementLoss', loss_weight=w)}
@@ -124,22 +123,17 @@ def shared_changes() -> dict[str, dict]:
     }
 
 
-def block_changes(backbone: str) -> dict[str, dict]:
-    """Choices inside of blocks; ``backbone`` is 'ViT' or 'SwinV2'."""
-    key = 'model.backbone.'
+def fusions() -> dict[str, dict]:
     return {
-        'fusion mean': {key + 'fusion': 'mean'},
-        'fusion local first': {key + 'fusion': 'local_first'},
-        'no fusion, tokens apart': {key + 'fusion': 'apart'},
-        'separate blocks': {key + 'type': f'Separate{backbone}'},
-        'shared embedding': {key + 'type': f'SharedStem{backbone}', **SHARED},
-    }
+        name: {'model.backbone.fusion': fusion} for name, fusion in {
+            'fusion mean': 'mean', 'fusion local first': 'local_first',
+            'no fusion, tokens apart': 'apart'}.items()}
 
 
 def swin_changes() -> dict[str, dict]:
-    """Choices that only SwinV2 has: those of its position bias."""
+    """Fusion again, and what only SwinV2 has: its position bias."""
     backbone = 'model.backbone.'
-    return {
+    return fusions() | {
         'relay bias zero': {backbone + 'relay_bias': 'zero'},
         'relay bias zero, fusion mean': {
             backbone + 'relay_bias': 'zero', backbone + 'fusion': 'mean'},
@@ -147,16 +141,14 @@ def swin_changes() -> dict[str, dict]:
     }
 
 
+#: Only the loss of the local view.
+NEITHER = {'model.loss_global': None, 'model.loss_agree': None}
 #: A parameter that stands twice is optimised once.
 SHARED = {'optim_wrapper.paramwise_cfg.bypass_duplicate': True}
 
 
 def ablations() -> list[Variant]:
-    """Choices of blocks for both families; what else they share, for ViT."""
-    changes = {
-        'ViT': block_changes('ViT') | shared_changes(),
-        'SwinV2': block_changes('SwinV2') | swin_changes(),
-    }
+    changes = {'ViT': vit_changes(), 'SwinV2': swin_changes()}
     return [variant for family in FAMILIES for variant in (
         model(family, 'relay'), *(
             model(family, 'relay', f'relay, {name}', options)
@@ -164,9 +156,12 @@ def ablations() -> list[Variant]:
 
 
 def longer() -> list[Variant]:
-    return [model('SwinV2', what, f'{what}, trained {times:g} times as long',
-                  passes=times)
-            for what, times in (('plain', 4.), ('plain', 8.), ('relay', 4.))]
+    return [model(family, what, f'{what}{more}, trained {times:g} times as '
+                  'long', options, passes=times) for family in FAMILIES
+            for what, more, times, options in (
+                ('plain', '', 4., {}), ('plain', '', 8., {}),
+                ('relay', '', 4., {}),
+                ('relay', ', neither loss', 4., NEITHER))]
 
 
 def heads() -> list[Variant]:
@@ -203,8 +198,8 @@ def graded() -> list[Trial]:
         for cells, numbers in cases.items():
             many = dict(family=family, puzzle=replace(cue, cells=cells),
                         passes=4.)
-            trials.append(Trial(
-                f'{cells**2} cues', kind='global only', **many))
+            if cells == 2:  # the middle of its map has 4 tokens
+                trials.append(Trial('4 cues', kind='global only', **many))
             trials += [Trial(f'{cells**2} cues, R = {r}', **many,
                              options=dict(num_relay_tokens=r))
                        for r in numbers]
@@ -230,8 +225,7 @@ def puzzle_ablations() -> list[Trial]:
             'separate blocks': dict(type=f'Separate{family}'),
             'shared embedding': dict(type=f'SharedStem{family}'),
         }
-        changes = blocks | numbers | (
-            position_bias if family == 'SwinV2' else {})
+        changes = blocks | (position_bias if family == 'SwinV2' else numbers)
         trials += [Trial(f'agree, {name}', family, puzzle=agree,
                          options=options) for name, options in changes.items()]
         if family == 'ViT':  # SwinV2 does not know where a token lies
@@ -260,7 +254,7 @@ EXPERIMENTS = {
         'tokens gain then? A relay model with four times the iterations '
         'stands beside plain models with as many and with twice as many.',
         (SHOWN, ), longer(),
-        lambda name: 'SwinV2 plain, trained 4 times as long'),
+        lambda name: f'{family_of(name)} plain, trained 4 times as long'),
     'ablations': RealExperiment(
         'Ablations on real scenes',
         'One choice changed at a time. Choices that the models share are '
@@ -269,12 +263,12 @@ EXPERIMENTS = {
         'sequential fusion from the global view to the local one, 4 relay '
         'tokens, learned relay bias, k = 4, shared blocks, separate '
         'embeddings, both losses on the global view with weight 0.1.',
-        ABLATED, ablations(), lambda name: f'{family_of(name)} relay'),
+        (SHOWN, ), ablations(), lambda name: f'{family_of(name)} relay'),
     'others': RealExperiment(
         'Other ways to context',
         'What one would pick instead, on the same data and schedule. '
         'DeepLabV3+ and SegFormer see windows of twice the side, half as '
-        'many.', ABLATED, other_methods(), lambda name: 'SwinV2 plain'),
+        'many.', (SHOWN, ), other_methods(), lambda name: 'SwinV2 plain'),
     'heads': RealExperiment(
         'Width of the decode head',
         'The first line has 48 channels.', ('dubai', ), heads(),
@@ -287,17 +281,19 @@ EXPERIMENTS = {
         'made of both, the cue alone, or whether the two agree. Where '
         'nothing else is said there is one cue of 8 pixels within k = 4, '
         'noise of half its height, and R = 4; with k = 2 and 8 the cue has 2 '
-        'k pixels, so that it only lies nearer or farther. With several '
-        'cues, window and surroundings are divided into as many cells, each '
-        'with a cue of its own. Chance is 25 % for both, else 50 %; who '
+        'k pixels and the noise grows with k, so that it only lies nearer or '
+        'farther. With several cues, window and surroundings are divided '
+        'into as many cells, each with a cue of its own, and training is '
+        'four times as long. Position embeddings of ViT start with a '
+        f'deviation of {POSITIONS:g}. Chance is 25 % for both, else 50 %; who '
         'knows one of two gets 50 % of both, and a sum of what two know at '
         'most 75 % of whether they agree. The last column counts the bits '
         'that reach the local view, from the cells whose cue is mistaken.',
         graded()),
     'puzzle_ablations': PuzzleExperiment(
         'Ablations on the puzzle',
-        'Whether stripes and cue agree, k = 4; one choice changed at a '
-        'time.',
+        'One choice changed at a time: whether stripes and cue agree, and, '
+        'for ViT, four cues.',
         puzzle_ablations()),
 }
 #: Inside of the models that experiments left behind; see look.py.

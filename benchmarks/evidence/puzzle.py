@@ -122,9 +122,9 @@ class RelayModel(nn.Module):
         self.backbone = MODELS.build(backbone)
         self.backbone.init_weights()
         if isinstance(self.backbone, RelayViT):
-            for positions in (self.backbone.pos_embed,
-                              *self.backbone.global_pos_embed):
-                nn.init.normal_(positions, std=POSITIONS)
+            first = nn.init.normal_(self.backbone.pos_embed, std=POSITIONS)
+            for other in self.backbone.global_pos_embed:
+                other.data.copy_(first)  # alike at the start, as always
         self.head = nn.LazyConv2d(CLASSES, 1)
 
     def forward(self, views: tuple[Tensor, ...], factor: int) -> Tensor:

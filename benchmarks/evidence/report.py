@@ -44,12 +44,12 @@ def write_experiment(folder: Path, name: str, results: dict) -> None:
 
 
 def rounded(value):
-    """Numbers to three digits behind the point, for files that are kept."""
+    """Numbers to six digits, for files that are kept."""
     if isinstance(value, dict):
         return {key: rounded(x) for key, x in value.items()}
     if isinstance(value, list):
         return [rounded(x) for x in value]
-    return round(value, 4) if isinstance(value, float) else value
+    return float(f'{value:.6g}') if isinstance(value, float) else value
 
 
 def section(name: str, results: dict) -> str:

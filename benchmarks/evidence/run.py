@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -112,12 +113,16 @@ class Plan:
         """Where a variant was trained for the ablations, with seed 0."""
         variant = next(v for e in ('main', 'ablations')
                        for v in EXPERIMENTS[e].variants if v.name == name)
-        folder = self.folder(variant, SHOWN, self.rate(variant), 0, 'test')
-        if not (folder / 'results.json').exists():
-            raise FileNotFoundError(
-                f'{folder} holds no trained {name}; run main and ablations '
-                'first.')
-        return folder
+        searched = SEARCHED.get(variant.like, variant)
+        if all((self.folder(searched, SEARCH_TASK, lr, seed, 'val')
+                / 'results.json').exists()
+               for lr in RATES for seed in SEARCH_SEEDS):
+            rate = self.rate(variant)
+            folder = self.folder(variant, SHOWN, rate, 0, 'test')
+            if (folder / 'results.json').exists():
+                return folder
+        raise FileNotFoundError(f'{self.out} holds no trained {name}; run '
+                                'main and ablations first.')
 
     def puzzles(self, experiment: PuzzleExperiment) -> Iterator[Job]:
         for seed in self.seeds:
@@ -139,6 +144,7 @@ def solve_one(trial: Trial, seed: int, steps: int) -> dict:
 
 
 def prepare_worker(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool's owner ends it
     torch.set_num_threads(threads)
     # The host tells what it does at length.
     sys.stdout = open(os.devnull, 'w')
@@ -165,15 +171,23 @@ def work_off(title: str, jobs: Sequence[Job], workers: int) -> list[dict]:
             (max(1, (os.cpu_count() or 1) // workers), )) as pool:
         task = bar.add_task(title, total=len(jobs))
         places = {pool.submit(call, job): i for i, job in enumerate(jobs)}
-        for future in as_completed(places):
-            results[places[future]] = future.result()
-            bar.advance(task)
-            now, done = time.monotonic(), len(jobs) - results.count(None)
-            if not bar.console.is_terminal and now - told > TOLD:
-                told = now
-                left = (now - since) / done * (len(jobs) - done)
-                print(f'{title}: {done} of {len(jobs)}, '
-                      f'{timedelta(seconds=round(left))} left', flush=True)
+        try:
+            for future in as_completed(places):
+                results[places[future]] = future.result()
+                bar.advance(task)
+                now, done = time.monotonic(), len(jobs) - results.count(None)
+                if not bar.console.is_terminal and now - told > TOLD:
+                    told = now
+                    left = (now - since) / done * (len(jobs) - done)
+                    print(f'{title}: {done} of {len(jobs)}, '
+                          f'{timedelta(seconds=round(left))} left', flush=True)
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            bar.stop()
+            print(f'{title}: interrupted; the same command goes on where it '
+                  'was.')
+            sys.exit(130)
     failed = [r['error'] for r in results if 'error' in r]
     if failed:
         sys.exit(f'{failed[0]}\n{len(failed)} of {len(jobs)} runs of {title} '

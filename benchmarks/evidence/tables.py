@@ -1,6 +1,7 @@
 """Statistics and tables of runs."""
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, stdev, variance
+from math import isnan
+from statistics import mean, stdev
 from typing import TypeVar
 
 from experiments import EXPERIMENTS
@@ -22,29 +23,27 @@ def best_rate(scores: Mapping[Rate, Sequence[float]]) -> Rate:
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean and standard deviation."""
-    deviation = stdev(values) if len(values) > 1 else 0.
-    return f'{mean(values):.{digits}f} ± {deviation:.{digits}f}'
+    text = f'{mean(values):.{digits}f}'
+    return text if len(values) < 2 else f'{text} ± {stdev(values):.{digits}f}'
 
 
-def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Mean of paired differences and half its 95 % interval (Student's t).
-
-    Args:
-        groups: Differences on each task, one for each seed. Tasks are what
-            they are: only seeds are drawn by chance.
-    """
-    middle = mean(mean(group) for group in groups)
-    free = sum(len(group) - 1 for group in groups)
-    if min(map(len, groups)) < 2:
-        return middle, float('nan')
-    error = sum(variance(g) / len(g) for g in groups)**0.5 / len(groups)
-    return middle, student.ppf(0.975, free) * error
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean of paired differences and half its 95 % interval (Student's t)."""
+    n = len(differences)
+    if n < 2:
+        return mean(differences), float('nan')
+    half = student.ppf(0.975, n - 1) * stdev(differences) / n**0.5
+    return mean(differences), half
 
 
 def paired(runs: Sequence[dict], others: Sequence[dict]) -> list[float]:
-    """Differences of runs of the same task and seed."""
+    """Differences of runs with the same seed, averaged over tasks.
+
+    Tasks share seeds, and so weights at the start: a seed counts once.
+    """
     base = {(r['task'], r['seed']): score(r) for r in others}
-    return [score(r) - base[r['task'], r['seed']] for r in runs]
+    return [mean(score(r) - base[r['task'], seed] for r in same)
+            for seed, same in by(runs, 'seed').items()]
 
 
 def by(runs: Iterable[dict], key: str) -> dict[str, list[dict]]:
@@ -71,28 +70,27 @@ def real_table(name: str, runs: list[dict]) -> str:
         for found in by(own, 'task').values():
             cells.append(spread([score(r) for r in found]))
             cells.append('' if base == variant
-                         else difference([found], groups[base]))
+                         else difference(found, groups[base]))
         if len(tasks) > 1:
-            cells.append('' if base == variant else difference(
-                by(own, 'task').values(), groups[base]))
+            cells.append(
+                '' if base == variant else difference(own, groups[base]))
         rows.append([
             variant, *cells,
-            f'{mean(r["train_seconds"] for r in own):.0f}',
+            f'{min(r["train_seconds"] for r in own):.0f}',
             f'{own[0]["train_flops"] / 1e12:.1f}',
             f'{own[0]["parameters"] / 1e6:.2f}'])
     text = table(
         ['model', *(head for task in tasks for head in (
             f'{task}: mIoU', f'against {baselines(name, groups)}')),
          *(['all tasks'] if len(tasks) > 1 else []),
-         'training s', 'TFLOP', 'M parameters'], rows)
+         'fastest training, s', 'TFLOP', 'M parameters'], rows)
     return text + slides_table(groups) + classes_table(name, groups)
 
 
-def difference(groups: Iterable[Sequence[dict]], others: Sequence[dict]
-               ) -> str:
-    """Mean and interval of what runs on some tasks gain on others."""
-    return '{:+.1f} ± {:.1f}'.format(
-        *interval([paired(group, others) for group in groups]))
+def difference(runs: Sequence[dict], others: Sequence[dict]) -> str:
+    """Mean of what runs gain on others, with its interval."""
+    middle, half = interval(paired(runs, others))
+    return f'{middle:+.1f}' + ('' if isnan(half) else f' ± {half:.1f}')
 
 
 def baselines(name: str, variants: Iterable[str]) -> str:

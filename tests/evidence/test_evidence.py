@@ -1,7 +1,9 @@
 """The experiments in benchmarks/evidence, with a few steps on small scenes."""
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from look import look
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import DATASETS, MODELS
-from report import look_section
+from report import look_section, rounded
+from run import Plan
 from runs import Budget, kept, make_config, request_of, run, work
 from tasks import TASKS
 
+COMMAND = sys.executable, 'benchmarks/evidence/run.py'
 BUDGET = Budget(2, 8, 32, 2, 'fp32')
 VARIANTS = {v.name: v for e in EXPERIMENTS.values()
             if isinstance(e, RealExperiment) for v in e.variants}
@@ -116,12 +120,6 @@ def test_validation_scenes_are_not_trained_on_while_rates_are_searched(
     assert not both & tested_on and len(both) == 26 and len(tested_on) == 13
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, 'benchmarks/evidence/run.py', *arguments],
-        capture_output=True, text=True)
-
-
 def test_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     import run as module
 
@@ -136,7 +134,7 @@ def test_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert '--carrot-weed' in complaint('main', '--dubai', str(tmp_path))
     with pytest.raises(FileNotFoundError, match='images/IMG_3438.jpg'):
         complaint('main', '--carrot-weed', str(tmp_path), '--dubai',
-                  str(tmp_path), '--out', str(tmp_path))
+                  str(tmp_path), '--out', str(tmp_path), '--budget', 'cpu')
     assert not (tmp_path / 'carrot_weed_2/manifest.json').exists()
 
 
@@ -160,20 +158,34 @@ def test_look_inside(carrots, few_scenes, tmp_path):
     equal = learned['equal']
     assert all(0.2 * e < x < 5 * e for x, e in zip(learned['before'], equal))
     assert 'SwinV2 relay | before' in look_section(found)
+    kept_shares = rounded(found)['shares']['SwinV2 relay, relay bias zero']
+    assert kept_shares['before'] == pytest.approx(zero['before'], rel=1e-4)
+
+
+def test_look_trains_nothing(tmp_path):
+    plan = Plan(tmp_path, {}, BUDGET, range(1), 20)
+    with pytest.raises(FileNotFoundError, match='run main and ablations'):
+        plan.folder_of('ViT relay')
 
 
 @pytest.mark.slow
-def test_command_resumes(raw_carrots, tmp_path):
+def test_command_can_be_interrupted_and_goes_on(tmp_path):
     arguments = ('puzzle_ablations', '--steps', '20', '--seeds', '1',
-                 '--out', str(tmp_path))
-    assert command(*arguments).returncode == 0
-    files = sorted((tmp_path / 'cpu/puzzles').iterdir())
-    assert len(files) == 31
-    files[0].unlink()  # as if it had been interrupted there
-    times = {f: f.stat().st_mtime_ns for f in files[1:]}
-    assert command(*arguments).returncode == 0
-    assert files[0].exists()
-    assert times == {f: f.stat().st_mtime_ns for f in files[1:]}
+                 '--out', str(tmp_path), '--budget', 'cpu')
+    folder = tmp_path / 'cpu/puzzles'
+    with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE,
+                          text=True) as process:
+        while not list(folder.glob('*.json')):
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'goes on where it was' in told
+    times = {f: f.stat().st_mtime_ns for f in folder.glob('*.json')}
+    assert 0 < len(times) < 26
+    assert subprocess.run([*COMMAND, *arguments]).returncode == 0
+    assert len(list(folder.glob('*.json'))) == 26
+    assert times == {f: f.stat().st_mtime_ns for f in times}
     runs = json.loads(
         (tmp_path / 'cpu/puzzle_ablations/results.json').read_text())['runs']
-    assert len(runs) == 31
+    assert len(runs) == 26

@@ -12,7 +12,7 @@ from ablations import (
     offer_fusions,
 )
 from attention import attention
-from baselines import DecisionFusion, GlobalOnly
+from baselines import DecisionFusion, GlobalOnly, Reduced
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from puzzle import BACKBONES, KINDS, Puzzle, Trial, passed, solve
@@ -122,18 +122,21 @@ def test_scaled_bias_of_one_changes_nothing_and_of_four_does():
         block.wider = 4
         far = block.bias_of_wide_view((8, 8))
     assert not torch.allclose(near, far)
-    # Four steps up close are one from afar: rows 0 and 4, 0 and 1.
-    table = block.attn.w_msa.relative_coords_table[0]  # (2M-1, 2M-1, 2)
-    scaled = 4 * torch.expm1(table.abs() * np.log(8))
-    assert torch.allclose(
-        torch.log1p(scaled).max() / np.log(8), torch.log1p(
-            torch.tensor(4 * 8.)) / np.log(8))
+    # As the host's blocks would have it, were tokens four steps apart.
+    msa = block.attn.w_msa
+    span = torch.arange(1 - 4, 4) * 4 * 8 / 3  # steps of a window of 4 tokens
+    rows, columns = torch.meshgrid(span, span, indexing='ij')
+    steps = torch.stack((rows, columns), -1)[None]
+    msa.relative_coords_table = steps.sign() * torch.log2(
+        steps.abs() + 1) / np.log2(8)
+    with torch.no_grad():
+        torch.testing.assert_close(block._attention_bias((8, 8)), far)
 
 
-def segmentor(kind):
+def segmentor(kind, **options):
     torch.manual_seed(0)
     return kind(
-        context_factors=(4, ), backbone=dict(
+        **options, backbone=dict(
             type='mmpretrain.SwinTransformerV2', img_size=32, window_size=4,
             arch=SWIN['arch'], out_indices=[1], drop_path_rate=0.,
             pretrained_window_sizes=[0, 0]),
@@ -143,7 +146,8 @@ def segmentor(kind):
 
 
 def test_global_only_looks_at_nothing_else():
-    model, a, b = segmentor(GlobalOnly), views(), views(1)
+    model = segmentor(GlobalOnly, context_factors=(4, ))
+    a, b = views(), views(1)
     with torch.no_grad():
         logits = model.window_logits(a)
         assert logits.shape == (2, 3, 32, 32)
@@ -152,12 +156,24 @@ def test_global_only_looks_at_nothing_else():
 
 
 def test_decision_fusion_adds_what_each_view_says():
-    model, a, b = segmentor(DecisionFusion), views(), views(1)
+    model = segmentor(DecisionFusion, context_factors=(4, ))
+    a, b = views(), views(1)
     with torch.no_grad():
         aa, ab, ba, bb = (model.window_logits((x[0], y[1]))
                           for x in (a, b) for y in (a, b))
     torch.testing.assert_close(aa + bb, ab + ba)
     assert not torch.allclose(aa, ab) and not torch.allclose(aa, ba)
+
+
+def test_reduced_images_of_any_size_stay_in_place():
+    model = segmentor(Reduced, factor=4)
+    image = torch.rand(1, 3, 70, 100)
+    padded = torch.nn.functional.pad(image, (0, 28, 0, 58), mode='replicate')
+    with torch.no_grad():
+        logits = model.window_logits((image, ))
+        whole = model.window_logits((padded, ))
+    assert logits.shape[-2:] == (70, 100)
+    assert torch.equal(logits, whole[..., :70, :100])
 
 
 @pytest.mark.parametrize('factor, cells', [(2, 1), (4, 1), (8, 1), (4, 2),
@@ -233,12 +249,12 @@ def test_report_pairs_seeds(tmp_path):
     relay = [a_run('SwinV2 relay', 'dubai', i, m)
              for i, m in enumerate((52., 62., 72.))]
     assert paired(relay[::-1], plain) == [2., 2., 2.]
-    middle, half = interval([[1., 2., 3.]])
+    middle, half = interval([1., 2., 3.])
     assert middle == 2 and half == pytest.approx(2.484, abs=1e-3)
-    # Two tasks that differ do not widen it: seeds do.
-    middle, half = interval([[1., 2., 3.], [11., 12., 13.]])
-    assert middle == 7 and half == pytest.approx(
-        2.776 * (1 / 6)**0.5, abs=1e-3)
+    # Tasks share seeds: a seed counts once.
+    other = [a_run('SwinV2 relay', 'carrot last', i, 50.) for i in range(3)]
+    twin = [a_run('SwinV2 plain', 'carrot last', i, 44.) for i in range(3)]
+    assert paired(relay + other, plain + twin) == [4., 4., 4.]
     results = dict(facts={}, runs=plain + relay)
     write_experiment(tmp_path, 'main', results)
     lines = (tmp_path / 'table.md').read_text().splitlines()
