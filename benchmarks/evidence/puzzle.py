@@ -22,9 +22,6 @@ from relay_seg.backbones import RelayViT
 from relay_seg.views import Window, area_mean, center, cut_views, reader
 
 SIDE, CLASSES, TESTED = 32, 4, 512
-#: Deviation of ViT's position embeddings at the start. As small as a new model
-#: has them (0.02), thousands of steps hardly teach where a token lies.
-POSITIONS = 0.5
 LABELS = 'cue', 'both', 'agree'
 BACKBONES = {
     'ViT': dict(
@@ -121,10 +118,6 @@ class RelayModel(nn.Module):
         super().__init__()
         self.backbone = MODELS.build(backbone)
         self.backbone.init_weights()
-        if isinstance(self.backbone, RelayViT):
-            first = nn.init.normal_(self.backbone.pos_embed, std=POSITIONS)
-            for other in self.backbone.global_pos_embed:
-                other.data.copy_(first)  # alike at the start, as always
         self.head = nn.LazyConv2d(CLASSES, 1)
 
     def forward(self, views: tuple[Tensor, ...], factor: int) -> Tensor:
@@ -179,6 +172,7 @@ class Trial:
         puzzle: How hard the scenes are.
         options: Arguments of the backbone.
         passes: Steps, as a multiple of those of the others.
+        positions: Deviation of ViT's position embeddings at the start.
     """
 
     name: str
@@ -187,6 +181,16 @@ class Trial:
     puzzle: Puzzle = Puzzle()
     options: Mapping = field(default_factory=dict)
     passes: float = 1.
+    positions: float = 0.02
+
+
+def place(model: nn.Module, deviation: float) -> None:
+    """Draw position embeddings; those of all views alike, as always."""
+    for module in model.modules():
+        if isinstance(module, RelayViT):
+            nn.init.normal_(module.pos_embed, std=deviation)
+            for other in module.global_pos_embed:
+                other.data.copy_(module.pos_embed)
 
 
 def solve(trial: Trial, seed: int, steps: int, device: str) -> dict:
@@ -201,6 +205,7 @@ def solve(trial: Trial, seed: int, steps: int, device: str) -> dict:
     puzzle, steps = trial.puzzle, round(steps * trial.passes)
     model = KINDS[trial.kind](
         BACKBONES[trial.family] | dict(trial.options))
+    place(model, trial.positions)
     test_views, test_label = puzzle.draw(
         TESTED, torch.Generator().manual_seed(10**6 + seed))
     with torch.no_grad():  # makes the lazy head
