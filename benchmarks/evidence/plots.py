@@ -1,12 +1,16 @@
 """A plot for each experiment."""
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
-import numpy as np
-from experiments import EXPERIMENTS
+from experiments import EXPERIMENTS, POSITIONS
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from puzzle import KINDS
 from tables import baselines, by, paired
+
+RELAY_TOKENS = 'num_relay_tokens'
+MARKS = dict(zip(KINDS, 'osD^'))  # of models on puzzles
 
 
 def plot_real(name: str, runs: list[dict], path: Path) -> None:
@@ -34,24 +38,61 @@ def plot_real(name: str, runs: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def plot_puzzles(runs: list[dict], path: Path) -> None:
-    """Accuracy on each puzzle, a mark for each model."""
+def plot_puzzles(name: str, runs: list[dict], path: Path) -> None:
+    """Accuracy on each puzzle, a mark for each model; and bits against R."""
     names = list(by(runs, 'name'))
-    figure = Figure(figsize=(9, 1.2 + 0.28 * len(names)),
+    bits = bits_of(name, runs)
+    figure = Figure(figsize=(13 if bits else 9, 1.2 + 0.28 * len(names)),
                     layout='constrained')
     FigureCanvasAgg(figure)
+    halves, *rest = figure.subfigures(
+        1, 2 if bits else 1, width_ratios=(9, 4)[:2 if bits else 1],
+        squeeze=False)[0]
     for axes, (family, own) in zip(
-            figure.subplots(1, 2, sharey=True), by(runs, 'family').items()):
-        for i, (kind, found) in enumerate(by(own, 'kind').items()):
+            halves.subplots(1, 2, sharey=True), by(runs, 'family').items()):
+        for kind, found in by(own, 'kind').items():
             groups = by(found, 'name')
             y = [len(names) - 1 - names.index(n) for n in groups]
-            x = np.array([[100 * r['accuracy'] for r in rs]
-                          for rs in groups.values()])
-            axes.errorbar(x.mean(1), y, xerr=x.std(1, ddof=min(
-                1, x.shape[1] - 1)), fmt='osD^'[i], ms=5, label=kind)
+            x = [[100 * r['accuracy'] for r in rs] for rs in groups.values()]
+            axes.errorbar(
+                [mean(v) for v in x], y, fmt=MARKS[kind], ms=5, label=kind,
+                color=f'C{list(MARKS).index(kind)}',
+                xerr=[stdev(v) if len(v) > 1 else 0. for v in x])
         axes.set(title=family, xlim=(20, 102), xlabel='accuracy, %',
                  yticks=range(len(names)), yticklabels=names[::-1])
         axes.axvline(50, color='grey', lw=1)
         axes.grid(axis='y', alpha=0.3)
     axes.legend(fontsize='small')
+    if bits:
+        draw_bits(rest[0].subplots(), bits)
     figure.savefig(path, dpi=100)
+
+
+def bits_of(name: str, runs: list[dict]) -> dict[int, dict[int, list[float]]]:
+    """Bits that reached the local view: by cues, then by R."""
+    trials = {(t.family, t.name): t for t in EXPERIMENTS[name].trials
+              if t.puzzle.cells > 1 and t.positions == POSITIONS
+              and t.family == 'ViT' and set(t.options) == {RELAY_TOKENS}}
+    found = {}
+    for run in runs:
+        trial = trials.get((run['family'], run['name']))
+        if trial:
+            found.setdefault(trial.puzzle.cells**2, {}).setdefault(
+                trial.options[RELAY_TOKENS], []).append(run['bits'])
+    return found
+
+
+def draw_bits(axes: Axes, bits: dict[int, dict[int, list[float]]]) -> None:
+    for i, (cues, by_number) in enumerate(bits.items()):
+        axes.axhline(cues, color=f'C{i}', lw=1, ls=':')
+        for number, values in by_number.items():
+            axes.plot([number] * len(values), values, 'o', ms=4, alpha=0.5,
+                      color=f'C{i}')
+        numbers = sorted(by_number)
+        axes.plot(numbers, [mean(by_number[n]) for n in numbers],
+                  color=f'C{i}', label=f'{cues} cues')
+    axes.set_xscale('log', base=2)
+    axes.set_xticks(numbers, numbers)
+    axes.set(title='ViT', xlabel='relay tokens',
+             ylabel='bits that pass; dotted: bits there are')
+    axes.legend(fontsize='small', loc='center right')

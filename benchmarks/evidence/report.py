@@ -40,7 +40,7 @@ def write_experiment(folder: Path, name: str, results: dict) -> None:
     if isinstance(EXPERIMENTS[name], RealExperiment):
         plot_real(name, runs, folder / 'plot.png')
     else:
-        plot_puzzles(runs, folder / 'plot.png')
+        plot_puzzles(name, runs, folder / 'plot.png')
 
 
 def rounded(value):

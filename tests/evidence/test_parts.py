@@ -15,6 +15,7 @@ from attention import attention
 from baselines import DecisionFusion, GlobalOnly, Reduced
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
+from plots import bits_of
 from puzzle import BACKBONES, KINDS, Puzzle, Trial, passed, solve
 from report import page, write_experiment
 from tables import best_rate, interval, paired
@@ -261,6 +262,19 @@ def test_report_pairs_seeds(tmp_path):
     assert any('SwinV2 relay | 62.0 ± 10.0 | +2.0 ± 0.0' in x for x in lines)
     assert (tmp_path / 'plot.png').stat().st_size > 1000
     assert json.loads((tmp_path / 'results.json').read_text()) == results
+
+
+def test_puzzles_are_drawn_with_their_bits(tmp_path):
+    names = {2: '4 cues, R = 2', 16: '16 cues, R = 16'}
+    runs = [dict(family=family, name=name, kind='relay', seed=seed,
+                 accuracy=0.5, bits=number / 2, seconds=1.)
+            for number, name in names.items() for seed in range(2)
+            for family in ('ViT', 'SwinV2')]
+    assert bits_of('graded', runs) == {4: {2: [1., 1.]}, 16: {16: [8., 8.]}}
+    write_experiment(tmp_path, 'graded', dict(facts={}, runs=runs))
+    assert '4 cues, R = 2 | ViT | 50.0 ± 0.0' in (
+        tmp_path / 'table.md').read_text()
+    assert (tmp_path / 'plot.png').stat().st_size > 1000
 
 
 def test_the_page_is_what_the_results_give():
