@@ -4,7 +4,7 @@ Names of variants are those of the tables. ``relay`` models differ from
 ``plain`` ones as everywhere in configs/.
 """
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from puzzle import KINDS, Puzzle, Trial
 from runs import Variant
@@ -26,6 +26,7 @@ class RealExperiment:
         tasks: Names of tasks.
         variants: What is trained on each.
         baseline: Name of the variant that a variant is set beside.
+        as_much_work: Plain variants that take about as much work as others.
     """
 
     title: str
@@ -33,6 +34,7 @@ class RealExperiment:
     tasks: Sequence[str]
     variants: Sequence[Variant]
     baseline: Callable[[str], str]
+    as_much_work: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -252,14 +254,19 @@ EXPERIMENTS = {
         'plain one, so two plain models that cost as much stand beside it: '
         'one is trained twice as long, the other sees windows of twice the '
         'side, half as many.', tuple(TASKS), main_variants(),
-        lambda name: f'{family_of(name)} plain'),
+        lambda name: f'{family_of(name)} plain',
+        {f'{family} relay': f'{family} plain, trained twice as long'
+         for family in FAMILIES}),
     'longer': RealExperiment(
         'The same, trained longer',
         'Plain models gain from more training; does that end, and do relay '
         'tokens gain then? A relay model with four times the iterations '
         'stands beside plain models with as many and with twice as many.',
         (SHOWN, ), longer(),
-        lambda name: f'{family_of(name)} plain, trained 4 times as long'),
+        lambda name: f'{family_of(name)} plain, trained 4 times as long',
+        {f'{family} {what}, trained 4 times as long':
+         f'{family} plain, trained 8 times as long' for family in FAMILIES
+         for what in ('relay', 'relay, neither loss')}),
     'ablations': RealExperiment(
         'Ablations on real scenes',
         'One choice changed at a time. Choices that the models share are '

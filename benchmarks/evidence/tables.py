@@ -74,6 +74,10 @@ def real_table(name: str, runs: list[dict]) -> str:
         if len(tasks) > 1:
             cells.append(
                 '' if base == variant else difference(own, groups[base]))
+        if experiment.as_much_work:
+            base = experiment.as_much_work.get(variant)
+            cells.append(difference(own, groups[base]) if base in groups
+                         else '')
         rows.append([
             variant, *cells,
             f'{min(r["train_seconds"] for r in own):.0f}',
@@ -83,6 +87,7 @@ def real_table(name: str, runs: list[dict]) -> str:
         ['model', *(head for task in tasks for head in (
             f'{task}: mIoU', f'against {baselines(name, groups)}')),
          *(['all tasks'] if len(tasks) > 1 else []),
+         *(['against plain, as much work'] if experiment.as_much_work else []),
          'fastest training, s', 'TFLOP', 'M parameters'], rows)
     return text + slides_table(groups) + classes_table(name, groups)
 

@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from plots import bits_of
 from puzzle import BACKBONES, KINDS, Puzzle, Trial, passed, solve
-from report import page, write_experiment
+from report import make_table, page, write_experiment
 from tables import best_rate, interval, paired
 
 from relay_seg.relay import FUSIONS
@@ -260,6 +260,10 @@ def test_report_pairs_seeds(tmp_path):
     write_experiment(tmp_path, 'main', results)
     lines = (tmp_path / 'table.md').read_text().splitlines()
     assert any('SwinV2 relay | 62.0 ± 10.0 | +2.0 ± 0.0' in x for x in lines)
+    more = [a_run('SwinV2 plain, trained twice as long', 'dubai', i, m)
+            for i, m in enumerate((53., 63., 73.))]
+    text = make_table('main', plain + relay + more)
+    assert '| SwinV2 relay | 62.0 ± 10.0 | +2.0 ± 0.0 | -1.0 ± 0.0' in text
     assert (tmp_path / 'plot.png').stat().st_size > 1000
     assert json.loads((tmp_path / 'results.json').read_text()) == results
 
