@@ -63,7 +63,8 @@ def model(family: str, what: str, name: str | None = None,
 
 def baseline(name: str, type_: str, **options) -> Variant:
     """A plain SwinV2 config with another segmentor."""
-    return Variant(name, 'plain_swin', {'model.type': type_, **options})
+    return Variant(name, 'plain_swin', {'model.type': type_, **options},
+                   like='SwinV2 plain')
 
 
 def factor(k: int) -> dict:
@@ -98,7 +99,8 @@ def other_methods() -> list[Variant]:
             'model.factor': 4, 'model.test_cfg.mode': 'whole',
             'window_times': 8, 'batch_times': 0.25}),
         Variant('SegFormer-B1', 'segformer_b1', TWICE_THE_SIDE),
-        Variant('DeepLabV3+ ResNet-18', 'deeplabv3plus_r18', TWICE_THE_SIDE),
+        Variant('DeepLabV3+ ResNet-18', 'deeplabv3plus_r18', TWICE_THE_SIDE,
+                like='SwinV2 plain'),
     ]
 
 
@@ -280,7 +282,8 @@ EXPERIMENTS = {
         'Other ways to context',
         'What one would pick instead, on the same data and schedule. '
         'DeepLabV3+ and SegFormer see windows of twice the side, half as '
-        'many.', (SHOWN, ), other_methods(), lambda name: 'SwinV2 plain'),
+        'many. Where no learning rate stands below, it is that of the plain '
+        'SwinV2.', (SHOWN, ), other_methods(), lambda name: 'SwinV2 plain'),
     'heads': RealExperiment(
         'Width of the decode head',
         'The first line has 48 channels.', ('dubai', ), heads(),

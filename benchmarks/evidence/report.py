@@ -57,10 +57,13 @@ def section(name: str, results: dict) -> str:
     experiment, facts = EXPERIMENTS[name], results['facts']
     runs = results['runs']
     hours = sum(seconds(run) for run in runs) / 3600
+    searched = ' (searches of learning rates not counted)' if isinstance(
+        experiment, RealExperiment) else ''
     parts = [f'## {experiment.title}', experiment.words,
              f'`python benchmarks/evidence/run.py {name}`: {len(runs)} runs '
              f'with seeds 0 to {facts["seeds"] - 1}, {hours:.1f} hours of '
-             f'runs, {facts["workers"]} at a time, on {facts["machine"]}. '
+             f'runs{searched}, {facts["workers"]} at a time, on '
+             f'{facts["machine"]}. '
              + settings(facts),
              make_table(name, runs).rstrip(),
              f'![{experiment.title}](images/evidence/{name}.png)']
