@@ -259,6 +259,8 @@ def main() -> None:
         1 if torch.cuda.is_available() else os.cpu_count()),
         help='runs at a time; one for each core by default')
     args = parser.parse_args()
+    # As Ctrl-C: the workers end, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = args.names or [*EXPERIMENTS, LOOK]
     unknown = set(names) - {*EXPERIMENTS, LOOK}
     if unknown:
