@@ -11,9 +11,11 @@ from runs import Variant
 from tasks import TASKS
 
 FAMILIES = {'ViT': 'vit', 'SwinV2': 'swin'}
-#: Where ablations and other methods run, of which pictures are drawn, and on
-#: which weights are tested with other overlaps.
+#: Where ablations and other methods run, and weights are tested with other
+#: overlaps.
 SHOWN = 'carrot last'
+#: Of which pictures are drawn: its licence lets them be published.
+PICTURED = 'dubai'
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import baselines  # noqa: F401
 import numpy as np
 import torch
 from attention import attention
+from experiments import PICTURED, SHOWN
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.config import Config
@@ -164,15 +165,21 @@ def draw_errors(plain: Path, relay: Path, out: Path) -> dict[str, float]:
             for name, mask in masks.items()}
 
 
-def look(find: Callable[[str], Path], out: Path) -> dict:
-    """All pictures and numbers; ``find`` gives the folder of a variant."""
+def look(find: Callable[[str, str], Path], out: Path) -> dict:
+    """All pictures and numbers.
+
+    Args:
+        find: Gives the folder in which a variant was trained on a task.
+        out: Folder for pictures.
+    """
     out.mkdir(parents=True, exist_ok=True)
     found = dict(shares={}, errors={})
     for family in FAMILIES:
-        plain, relay = (find(f'{family} {x}') for x in ('plain', 'relay'))
+        plain, relay = (find(f'{family} {x}', PICTURED)
+                        for x in ('plain', 'relay'))
         draw_attention(relay, out / f'attention_{family}.png')
         found['errors'][family] = draw_errors(
             plain, relay, out / f'errors_{family}.jpg')
     for name in COMPARED:
-        found['shares'][name] = attention_shares(find(name))
+        found['shares'][name] = attention_shares(find(name, SHOWN))
     return found

@@ -28,6 +28,7 @@ import torch
 from experiments import (
     EXPERIMENTS,
     LOOK,
+    PICTURED,
     RATES,
     SEARCH_SEEDS,
     SEARCH_TASK,
@@ -109,8 +110,8 @@ class Plan:
         return self.out / 'runs' / slug(task) / slug(
             variant.name, split, lr, seed)
 
-    def folder_of(self, name: str) -> Path:
-        """Where a variant was trained for the ablations, with seed 0."""
+    def folder_of(self, name: str, task: str) -> Path:
+        """Where a variant was trained on a task, with seed 0."""
         variant = next(v for e in ('main', 'ablations')
                        for v in EXPERIMENTS[e].variants if v.name == name)
         searched = SEARCHED.get(variant.like, variant)
@@ -118,7 +119,7 @@ class Plan:
                 / 'results.json').exists()
                for lr in RATES for seed in SEARCH_SEEDS):
             rate = self.rate(variant)
-            folder = self.folder(variant, SHOWN, rate, 0, 'test')
+            folder = self.folder(variant, task, rate, 0, 'test')
             if (folder / 'results.json').exists():
                 return folder
         raise FileNotFoundError(f'{self.out} holds no trained {name}; run '
@@ -228,7 +229,7 @@ def needed_data(names: Sequence[str]) -> list[str]:
     tasks = set()
     for name in names:
         if name == LOOK:
-            tasks.add(SHOWN)
+            tasks |= {SHOWN, PICTURED}
         elif isinstance(EXPERIMENTS[name], RealExperiment):
             tasks |= {SEARCH_TASK, *EXPERIMENTS[name].tasks}
     return [data for data in READERS

@@ -138,7 +138,7 @@ def test_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
 
 
 def test_look_inside(carrots, few_scenes, tmp_path):
-    def folder_of(name):
+    def folder_of(name, task):
         folder = tmp_path / name
         run(VARIANTS[name], 'carrot last', carrots, BUDGET, 1e-3, 0, 'test',
             folder)
@@ -164,7 +164,7 @@ def test_look_inside(carrots, few_scenes, tmp_path):
 def test_look_trains_nothing(tmp_path):
     plan = Plan(tmp_path, {}, BUDGET, range(1), 20)
     with pytest.raises(FileNotFoundError, match='run main and ablations'):
-        plan.folder_of('ViT relay')
+        plan.folder_of('ViT relay', 'dubai')
 
 
 @pytest.mark.slow
