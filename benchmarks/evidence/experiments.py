@@ -272,7 +272,7 @@ EXPERIMENTS = {
          f'{family} plain, trained 8 times as long' for family in FAMILIES
          for what in ('relay', 'relay, neither loss')}),
     'ablations': RealExperiment(
-        'Ablations on real scenes',
+        'Ablations on a real scene',
         'One choice changed at a time. Choices that the models share are '
         'changed in ViT, whose results vary less from seed to seed. The '
         'lines ViT relay and SwinV2 relay are the defaults: '
