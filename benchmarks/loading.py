@@ -62,7 +62,7 @@ def dataset_of(folder: Path) -> URURDataset:
         data_prefix=dict(
             img_path='img_dir/train', seg_map_path='ann_dir/train'),
         pipeline=[
-            dict(type='SampleWindow', size=(WINDOW, WINDOW)),
+            dict(type='SampleWindow', window=(WINDOW, WINDOW)),
             dict(type='ReadViews', fill=MEAN),
             dict(type='PackViews')
         ])

@@ -34,7 +34,7 @@ mean = {mean}
 std = {std}
 data_preprocessor = dict(type='ViewsDataPreprocessor', mean=mean, std=std)
 train_pipeline = [
-    dict(type='SampleWindow', size={size}),
+    dict(type='SampleWindow', window={size}),
     dict(type='ReadViews', fill=mean),
     dict(type='FlipViews'),
 {photometric}    dict(type='PackViews')

@@ -11,14 +11,21 @@ class ViewsDataPreprocessor(BaseDataPreprocessor):
     """Move a batch to the device and normalise it, all views alike.
 
     Args:
-        mean: Mean of each band.
+        mean: Mean of each band; None where the config takes it from the data
+            (see :func:`relay_seg.config.set_statistics`): such a model can be
+            built, but not given an image.
         std: Standard deviation of each band.
+        non_blocking: As in the host.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float],
+    def __init__(self, mean: Sequence[float | None],
+                 std: Sequence[float | None],
                  non_blocking: bool = False) -> None:
         super().__init__(non_blocking)
-        if len(mean) != len(std) or not all(value > 0 for value in std):
+        self.unknown = None in (*mean, *std)
+        mean, std = ([float('nan') if x is None else x for x in part]
+                     for part in (mean, std))
+        if len(mean) != len(std) or any(value <= 0 for value in std):
             raise ValueError(f'mean={mean} and std={std} need one value for '
                              'each band, and deviations above zero.')
         shape = (-1, 1, 1)
@@ -48,6 +55,7 @@ class ViewsDataPreprocessor(BaseDataPreprocessor):
 
     def normalise(self, images: Sequence[Tensor]) -> Tensor:
         """Normalise images (C, H, W) of one size and stack them."""
+        self.check_known()
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             raise ValueError(f'images of one batch differ in shape: {shapes}; '
@@ -58,3 +66,12 @@ class ViewsDataPreprocessor(BaseDataPreprocessor):
                 f'images have {images.shape[1]} bands, mean and std '
                 f'{len(self.mean)}; set them, and in_channels, alike.')
         return (images.float() - self.mean) / self.std
+
+    def check_known(self) -> None:
+        """Refuse to work without mean and deviation."""
+        if self.unknown:
+            raise ValueError(
+                'mean and std of this config are those of its training data, '
+                'which are not at data_root. Use the config that training '
+                'wrote to the work dir, which holds the numbers, or convert '
+                'the data.')

@@ -105,6 +105,23 @@ def _named(path: str | Path) -> Iterator[None]:
             'Replace it, or take it out of the split.') from error
 
 
+def pixel_metres(raster: rasterio.DatasetReader) -> float | None:
+    """Side of a pixel in metres; None where the file does not say.
+
+    A place without a CRS is taken to be in metres: some owners hide where
+    their data lie by removing it.
+    """
+    if raster.transform.is_identity:
+        return None
+    if raster.crs is None:
+        unit = 1.
+    elif raster.crs.is_projected:
+        unit = raster.crs.linear_units_factor[1]
+    else:
+        return None
+    return abs(raster.transform.determinant)**0.5 * unit
+
+
 def raster_reader(path: str | Path, *, bands: Sequence[int] | None,
                   fill: Sequence[float],
                   opened: Opened = reused_raster) -> Read:

@@ -39,6 +39,13 @@ class Window(NamedTuple):
     angle: float = 0.
 
 
+def in_proportion(lengths: tuple[int, int], old: tuple[int, int],
+                  new: tuple[int, int]) -> tuple[int, int]:
+    """Lengths that belong to a window of one size, for one of another."""
+    return tuple(max(round(length * after / before), 1)
+                 for length, before, after in zip(lengths, old, new))
+
+
 def surroundings(window: Window, factor: int) -> Window:
     """The region a global view shows: same centre, ``factor`` times as wide.
 
@@ -54,6 +61,53 @@ def surroundings(window: Window, factor: int) -> Window:
     return Window(window.top - (factor - 1) * window.height // 2,
                   window.left - (factor - 1) * window.width // 2,
                   factor * window.height, factor * window.width, window.angle)
+
+
+class ViewGrid(NamedTuple):
+    """Cells of native pixels in which the same view of any window is read.
+
+    A view is read in cells of ``reduction`` x ``reduction`` native pixels,
+    as many as are whole, and then fitted to the size that the model takes.
+
+    Args:
+        top: First row, counted from the first row of the window.
+        left: First column, likewise.
+        height: Rows of cells.
+        width: Columns of cells.
+        reduction: Native pixels under a cell, along one axis.
+    """
+    top: int
+    left: int
+    height: int
+    width: int
+    reduction: int
+
+    def region(self, top: int, left: int) -> Window:
+        """Native pixels of the view of a window that begins there."""
+        return Window(top + self.top, left + self.left,
+                      self.height * self.reduction,
+                      self.width * self.reduction)
+
+
+def view_grid(size: tuple[int, int], factor: int,
+              input_size: tuple[int, int]) -> ViewGrid:
+    """How one view of windows is read.
+
+    Where a pixel of the view is a whole number of native pixels wide, so is
+    a cell: the view is then an exact area mean.
+
+    Args:
+        size: Height and width of a window in native pixels.
+        factor: Context factor of the view, 1 for the local one.
+        input_size: Height and width of the view in pixels.
+    """
+    region = surroundings(Window(0, 0, *size), factor)
+    reduction = max(min(region.height // input_size[0],
+                        region.width // input_size[1]), 1)
+    while region.height % reduction or region.width % reduction:
+        reduction -= 1
+    return ViewGrid(region.top, region.left, region.height // reduction,
+                    region.width // reduction, reduction)
 
 
 def window_starts(length: int, size: int, stride: int) -> list[int]:
@@ -195,6 +249,34 @@ def valid_mean(image: Image, factor: int) -> Image:
     return area_mean(image.nan_to_num(0.), factor) / share
 
 
+def fit(image: Image, size: tuple[int, int]) -> Image:
+    """An image at another size; NaN, no data, does not count.
+
+    Bilinear where it grows, and where it shrinks a mean with bilinear
+    weights over all pixels below (antialiased).
+
+    Args:
+        image: (..., H, W), in floating point.
+        size: Height and width of the result.
+
+    Returns:
+        (..., *size); NaN where there is nothing but no data. An image of
+        this size is given back as it is.
+    """
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    if isinstance(image, np.ndarray):
+        return fit(torch.from_numpy(image), size).numpy()
+    flat = image.reshape(1, -1, *image.shape[-2:])
+    known = ~flat.isnan()
+    total, share = (
+        F.interpolate(x, size, mode='bilinear', align_corners=False,
+                      antialias=True)
+        for x in (flat.where(known, 0.), known.to(flat.dtype)))
+    out = torch.where(share > 0, total / share, torch.nan)
+    return out.reshape(*image.shape[:-2], *size)
+
+
 def reader(image: Image, fill: float | Sequence[float]) -> Read:
     """Regions of an image in memory, for the functions below.
 
@@ -210,23 +292,29 @@ def reader(image: Image, fill: float | Sequence[float]) -> Read:
     return read
 
 
-def cut_views(read: Read, window: Window,
-              factors: Sequence[int]) -> tuple[Image, ...]:
+def cut_views(read: Read, window: Window, factors: Sequence[int],
+              size: tuple[int, int] | None = None) -> tuple[Image, ...]:
     """The local view of an upright window and its global views.
 
     Args:
         read: Gives the pixels of a region, reduced by a factor.
         window: Local window, angle 0.
         factors: Context factors, increasing.
+        size: Height and width of the views; those of the window by default.
 
     Returns:
         Local view, then one global view for each factor, in floating point,
-        all of the shape (..., window.height, window.width). A global view is
-        the area mean of its region (Relay Tokens, TMLR 2026).
+        all of the shape (..., *size). A view whose pixels are a whole number
+        of native pixels wide is the area mean of its region (Relay Tokens,
+        TMLR 2026); see :func:`fit` for others.
     """
-    return tuple(
-        area_mean(read(surroundings(window, factor), factor), 1)
-        for factor in (1, *factors))
+    size = size or window[2:4]
+    views = []
+    for factor in (1, *factors):
+        grid = view_grid(window[2:4], factor, size)
+        cells = read(grid.region(window.top, window.left), grid.reduction)
+        views.append(fit(area_mean(cells, 1), size))
+    return tuple(views)
 
 
 def center(image: Image, factor: int) -> Image:
@@ -297,6 +385,27 @@ def resample(read: Read, window: Window, size: tuple[int, int], *,
             flags=how | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE) for band in pixels
     ])
+
+
+def points_of(window: Window, number: int) -> np.ndarray:
+    """Places spread over a window, its edges and corners among them.
+
+    Args:
+        window: Region in native pixels, with its angle.
+        number: Points along each side, 2 or more; odd for one in the centre.
+
+    Returns:
+        Row and column, (number * number, 2).
+    """
+    steps = np.linspace(-0.5, 0.5, number)
+    y, x = (grid.ravel() for grid in np.meshgrid(
+        steps * window.height, steps * window.width, indexing='ij'))
+    cos, sin = np.cos(np.deg2rad(window.angle)), np.sin(
+        np.deg2rad(window.angle))
+    # As in resample.
+    return np.column_stack([
+        window.top + window.height / 2 - sin * x + cos * y,
+        window.left + window.width / 2 + cos * x + sin * y])
 
 
 def _bounding_box(window: Window, margin: int, multiple: int) -> Window:

@@ -158,7 +158,8 @@ def test_reduced_labels_reach_the_views(scenes, make_scene):
                  context_factors=(2, ), pipeline=[ReadViews(MEAN)])
     scene = data.get_data_info(0)
     results = data.pipeline(scene | dict(
-        window=Window(60, 70, 20, 20), window_size=(20, 20)))
+        window=Window(60, 70, 20, 20), window_size=(20, 20),
+        input_size=(20, 20)))
     for out, border in zip(results['labels'], (10, 20)):
         assert (out[:, :border] == 255).all() and (out[:, border:] == 4).all()
 

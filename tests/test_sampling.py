@@ -22,7 +22,7 @@ def build():
             data_prefix=dict(
                 img_path='img_dir/train', seg_map_path='ann_dir/train'),
             pipeline=[
-                dict(type='SampleWindow', size=(16, 16)),
+                dict(type='SampleWindow', window=(16, 16)),
                 dict(type='ReadViews', fill=(0, 0, 0)),
                 dict(type='FlipViews'),
                 dict(type='PackViews')

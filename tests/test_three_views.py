@@ -125,7 +125,7 @@ def test_sample_holds_the_views_of_the_config(module_scenes):
     init_default_scope('mmseg')
     cfg.train_dataloader.dataset.data_root = str(module_scenes)
     steps = cfg.train_dataloader.dataset.pipeline
-    steps[0].update(size=(WINDOW, WINDOW), scale_prob=0., rotate_prob=0.)
+    steps[0].update(window=(WINDOW, WINDOW), scale_prob=0., rotate_prob=0.)
     del steps[2:4]  # neither flips nor colours
     sample = DATASETS.build(cfg.train_dataloader.dataset)[0]
     local, middle, widest = sample['inputs']

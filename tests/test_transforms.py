@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from mmcv.transforms import Compose
+from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion
 
@@ -51,7 +53,8 @@ def asked(scene, window=CORNER, factors=(2, 4), size=None):
     return dict(
         img_path=str(scene[0]), seg_map_path=str(scene[1]),
         label_lookup=label_lookup(5, None, False), window=window,
-        window_size=size or window[2:4], scene_shape=SHAPE,
+        window_size=size or window[2:4], input_size=size or window[2:4],
+        scene_shape=SHAPE,
         context_factors=factors, reduce_zero_label=False)
 
 
@@ -120,7 +123,7 @@ def test_scaled_sides_are_even_and_never_zero():
 
 def test_angles_are_uniform_in_both_directions():
     angles = np.array([w.angle for w in draws(rotate_prob=1.,
-                                              max_angle=40.)])
+                                              angles=(-40., 40.))])
     assert -40 <= angles.min() < -38 and 38 < angles.max() <= 40
     assert np.abs(angles).mean() == pytest.approx(20, abs=1.5)
     assert angles.mean() == pytest.approx(0, abs=2)
@@ -573,9 +576,9 @@ class Recorder(SlideEncoderDecoder):
         self.decode_head = SimpleNamespace(out_channels=1)
         self.out_channels = 1
 
-    def window_logits(self, views):
+    def window_logits(self, views, size):
         self.seen.append(views)
-        return views[0][:, :1]
+        return torch.nn.functional.interpolate(views[0][:, :1], size)
 
 
 @pytest.mark.parametrize('size, stride', [
@@ -592,8 +595,9 @@ def test_training_cuts_the_pixels_that_inference_cuts(
     whole = normalise(pseudo_collate([
         PackSegInputs()(ReadScene(3)(asked(scene)))]))
     model = Recorder(factors)
-    model.test_cfg = dict(crop_size=size, stride=stride, batch_size=5)
-    out = model._slide(whole['inputs'], size, stride)
+    model.test_cfg = ConfigDict(
+        crop_size=size, stride=stride, batch_size=5)
+    out = model._slide(whole['inputs'], model.slide())
     # All weights add up: where each window shows itself, the sum does too.
     assert torch.allclose(out, whole['inputs'][:, :1], atol=1e-5)
     tested = [torch.cat(view) for view in zip(*model.seen)]
@@ -614,6 +618,51 @@ def test_training_cuts_the_pixels_that_inference_cuts(
         for ours, w in zip(view_labels(trained['data_samples'], i), windows):
             np.testing.assert_array_equal(
                 ours, crop(label, surroundings(w, k), IGNORE))
+
+
+@pytest.mark.parametrize('size, input_size', [
+    ((64, 64), (32, 32)), ((48, 96), (32, 64)), ((32, 32), (64, 64)),
+    ((192, 192), (64, 64))])
+@pytest.mark.parametrize('suffix', ['.tif', '.png'])
+def test_training_sees_what_inference_sees_at_another_size(
+        tmp_path, make_scene, size, input_size, suffix):
+    """Two native pixels under one of the input, one and a half, a half."""
+    scene, factors = make_scene(tmp_path, 'train', 'a', suffix=suffix), (2, 4)
+    normalise = ViewsDataPreprocessor(MEAN, STD)
+    whole = normalise(pseudo_collate([
+        PackSegInputs()(ReadScene(3)(asked(scene)))]))
+    model = Recorder(factors)
+    model.test_cfg = ConfigDict(crop_size=size, stride=size, batch_size=5,
+                                input_size=input_size)
+    model._slide(whole['inputs'], model.slide())
+    tested = [torch.cat(view) for view in zip(*model.seen)]
+
+    windows = plan_windows(SHAPE, size, size)
+    read = Compose([ReadViews(MEAN), PackViews()])
+    trained = normalise(pseudo_collate([
+        read(asked(scene, w, factors) | dict(input_size=input_size))
+        for w in windows]), training=True)
+    for ours, theirs in zip(trained['inputs'], tested, strict=True):
+        assert ours.shape == theirs.shape == (len(windows), 3, *input_size)
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-4)
+
+    # Labels: the native pixel nearest to each pixel of the input.
+    label = pixels(scene[1])[0]
+    step = size[0] / input_size[0]
+    for i, k in enumerate((1, *factors)):
+        for ours, w in zip(view_labels(trained['data_samples'], i), windows):
+            native = crop(label, surroundings(w, k), IGNORE)
+            assert ours.shape == tuple(k * side for side in input_size)
+            rows, columns = (
+                (np.arange(k * side) + 0.5) * step - 0.5
+                for side in input_size)
+            # Between two pixels either is right.
+            near = [native[np.ix_(
+                np.round(rows + d).astype(int).clip(0, len(native) - 1),
+                np.round(columns + e).astype(int).clip(
+                    0, native.shape[1] - 1))]
+                for d in (-1e-3, 1e-3) for e in (-1e-3, 1e-3)]
+            assert np.any([ours.numpy() == n for n in near], axis=0).all()
 
 
 def test_sampled_upright_windows_are_cut_as_in_inference(scene):

@@ -15,10 +15,13 @@ from relay_seg.views import (
     center,
     crop,
     cut_views,
+    fit,
     plan_windows,
+    points_of,
     reader,
     resample,
     surroundings,
+    view_grid,
     window_starts,
 )
 
@@ -507,3 +510,94 @@ def test_batches_hold_every_window_once_in_order(count, batch_size):
 def test_batch_size_below_one_is_refused():
     with pytest.raises(ValueError, match='batch_size=0; use 1'):
         list(batched([Window(0, 0, 4, 4)], 0))
+
+
+# Windows brought to another size
+
+
+@pytest.mark.parametrize('size, factor, input_size, reduction', [
+    (256, 1, 256, 1), (256, 4, 256, 4), (512, 1, 256, 2), (512, 4, 256, 8),
+    (384, 1, 256, 1), (384, 4, 256, 6), (384, 3, 256, 4), (128, 1, 256, 1),
+    (128, 4, 256, 2), (128, 16, 256, 8), (250, 3, 100, 6), (7, 1, 2, 1)])
+def test_cells_are_whole_and_as_large_as_they_can_be(
+        size, factor, input_size, reduction):
+    grid = view_grid((size, size), factor, (input_size, input_size))
+    window = Window(30, -8, size, size)
+    assert grid.reduction == reduction
+    assert grid.region(30, -8) == surroundings(window, factor)
+    assert grid.height == grid.width >= input_size or reduction == 1
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('ratio, factors', [(2, (2, 4)), (3, (5, ))])
+def test_whole_ratios_are_area_means(kind, ratio, factors):
+    image = noise(2, 60, 70)
+    read = reader(KINDS[kind](image), 7.)
+    window = Window(11, -4, 12 * ratio, 8 * ratio)
+    views = cut_views(read, window, factors, (12, 8))
+    for view, k in zip(views, (1, *factors)):
+        region = naive_crop(image, surroundings(window, k), 7.)
+        np.testing.assert_allclose(
+            np.asarray(view), naive_mean(region, k * ratio), rtol=1e-5)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('side, size', [
+    (24, 12), (24, 16), (12, 24), (16, 24), (30, 22), (24, 24)])
+def test_every_pixel_stays_where_it_is(kind, side, size):
+    """The value of a slope says where a pixel of a view looks."""
+    rows, columns = np.mgrid[:200, :220].astype(np.float64)
+    image = np.stack([rows, columns])
+    window = Window(80, 90, side, side)
+    for view, k in zip(cut_views(reader(KINDS[kind](image), 0.), window,
+                                 (2, 4), (size, size)), (1, 2, 4)):
+        region = surroundings(window, k)
+        step = region.height / size
+        places = (np.arange(size) + 0.5) * step - 0.5
+        inner = slice(2, -2)  # the filter ends at the edge of the region
+        view = np.asarray(view)[:, inner, inner]
+        for found, start in ((view[0, :, 0], region.top),
+                             (view[1, 0], region.left)):
+            apart = found - start - places[inner]
+            # The filter has few taps where a ratio is not whole.
+            exact = step >= 1 and step % 1 == 0
+            assert np.abs(apart).max() < (1e-3 if exact else 0.1 * step)
+            assert abs(apart.mean()) < 1e-3
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_no_data_does_not_count_in_other_sizes(kind):
+    image = np.full((1, 30, 30), 5., np.float32)
+    image[:, :9, :9] = np.nan
+    for size in (20, 45):
+        out = np.asarray(fit(KINDS[kind](image), (size, size)))[0]
+        known = out[~np.isnan(out)]
+        np.testing.assert_allclose(known, 5., rtol=1e-6)
+        hole = 9 * size // 30
+        assert np.isnan(out[:hole - 2, :hole - 2]).all()
+        assert not np.isnan(out[hole + 2:]).any()
+
+
+def test_an_image_of_the_right_size_is_given_back():
+    image = noise(3, 8, 9)
+    assert fit(image, (8, 9)) is image
+    window = Window(2, 1, 4, 6)
+    read = reader(image, 0.)
+    for ours, same in zip(cut_views(read, window, (1, 2)),
+                          cut_views(read, window, (1, 2), (4, 6))):
+        np.testing.assert_array_equal(ours, same)
+
+
+@pytest.mark.parametrize('angle', [0., 30., -75.])
+def test_points_of_a_window_lie_where_its_pixels_lie(angle):
+    window = Window(40, 50, 20, 30, angle)
+    rows, columns = np.mgrid[:120, :140].astype(np.float64)
+    slope = np.stack([rows, columns])
+    seen = resample(reader(slope, 0.), window, (20, 30), smooth=True)
+    points = points_of(window, 3).reshape(3, 3, 2)
+    # Corners of the window, from the centres of its corner pixels.
+    corner = seen[:, [0, 0, -1, -1], [0, -1, 0, -1]].T + 0.5
+    outer = points[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert np.abs(outer - corner).max() < 0.75
+    middle = seen.mean((1, 2)) + 0.5
+    np.testing.assert_allclose(points[1, 1], middle, atol=0.01)

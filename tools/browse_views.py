@@ -3,10 +3,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
+from relay_seg.config import load_config
 from relay_seg.drawing import draw_sample, stack
 
 
@@ -17,12 +18,18 @@ def main() -> None:
     parser.add_argument('-n', '--number', type=int, default=6)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
+        '--window', nargs='+', metavar='SIDE', help='height and width of a '
+        'window, or one number: native pixels, or metres as 128m')
+    parser.add_argument(
+        '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
+        'a window is brought; by default pixels stay as large as they are')
+    parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={},
         help='settings to override, as key=value')
     args = parser.parse_args()
 
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, window=args.window,
+                      input_size=args.input)
     init_default_scope(cfg.default_scope)
     dataset_cfg = cfg.train_dataloader.dataset
     # Everything but packing: the sample as the model will get it.

@@ -3,10 +3,11 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from prettytable import PrettyTable
 
 from relay_seg.analysis import Description, describe
+from relay_seg.config import load_config
 from relay_seg.evaluation.table import as_markdown
 
 
@@ -19,10 +20,12 @@ def sheet(d: Description) -> str:
         parameters.add_row(
             [part, f'{count:,}', f'{100 * count / d.parameters:.2f}'])
     (height, width), (down, right) = d.window, d.stride
+    brought = '' if d.input_size == d.window else (
+        ' brought to {} x {}'.format(*d.input_size))
     return '\n'.join([
         d.config, str(parameters),
         f'relay adds {100 * d.relay_share:.2f} % to the backbone',
-        f'window {height} x {width}, {d.views} view(s): '
+        f'window {height} x {width}{brought}, {d.views} view(s): '
         f'{d.flops / 1e9:.2f} GFLOPs',
         f'stride {down} x {right}: {d.flops_per_megapixel / 1e9:.1f} GFLOPs '
         'for each megapixel of a large scene',
@@ -60,6 +63,12 @@ def main() -> None:
     parser.add_argument(
         '--json', action='store_true', help='a list of all numbers as JSON')
     parser.add_argument(
+        '--window', nargs='+', metavar='SIDE', help='height and width of a '
+        'window, or one number: native pixels, or metres as 128m')
+    parser.add_argument(
+        '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
+        'a window is brought; by default pixels stay as large as they are')
+    parser.add_argument(
         '--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'),
         help='window in pixels, where a config does not say')
     parser.add_argument(
@@ -72,8 +81,8 @@ def main() -> None:
         if not path.is_file():
             parser.error(f'{path} is no file; give a config.')
         try:
-            cfg = Config.fromfile(path)
-            cfg.merge_from_dict(args.cfg_options)
+            cfg = load_config(path, args.cfg_options, window=args.window,
+                              input_size=args.input)
             found.append(describe(cfg, args.size and tuple(args.size)))
         except ValueError as error:
             parser.error(f'{path}: {error}')

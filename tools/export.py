@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
+from relay_seg.config import load_config
 from relay_seg.export import export_deepness, export_onnx, quantise_onnx
 from relay_seg.export.checking import windows_of
 from relay_seg.export.metadata import facts_of
@@ -23,9 +24,11 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add('config', help='config file')
     add('checkpoint', help='checkpoint file')
     add('-o', '--out', type=Path, required=True, help='file to write (.onnx)')
-    add('--window', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'),
-        help='pixels of a window, which the file fixes; crop_size of '
-        'test_cfg by default')
+    add('--window', nargs='+', metavar='SIDE', help='height and width of a '
+        'window, which the file fixes, or one number: native pixels, or '
+        'metres as 128m')
+    add('--input', nargs='+', metavar='SIDE', help='size in pixels to which '
+        'a window is brought; by default pixels stay as large as they are')
     add('--deepness', action='store_true',
         help='for the QGIS plug-in Deepness; plain models only')
     add('--resolution', type=float, metavar='CM', help='with --deepness: side '
@@ -58,20 +61,21 @@ def main() -> None:
     if args.windows < 1:
         parser.error(f'--windows {args.windows}; use 1 or more.')
     try:
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options, window=args.window,
+                          input_size=args.input)
         model = load_model(cfg, args.checkpoint, device='cpu',
                            trust=args.trust_checkpoint)
-        window = facts_of(model, args.window).window
-        views = windows_of(args.images, model, window,
-                           args.windows) if args.images else []
+        facts = facts_of(model)
+        views = windows_of(
+            args.images, model, facts.window, args.windows,
+            facts.input_size) if args.images else []
         print('Exporting; a large model takes minutes.', file=sys.stderr)
         if args.deepness:
             show(export_deepness(model, args.out, resolution=args.resolution,
-                                 window=window, views=views),
+                                 views=views),
                  'checked against PyTorch')
             return
-        show(export_onnx(model, args.out, window=window, views=views),
+        show(export_onnx(model, args.out, views=views),
              'checked against PyTorch')
         if args.quantise:
             out = args.out.with_name(f'{args.out.stem}_int8.onnx')

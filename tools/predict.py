@@ -8,8 +8,9 @@ import datetime
 import sys
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
+from relay_seg.config import load_config
 from relay_seg.engine import leave_processes, start_processes
 from relay_seg.inference import (
     Settings,
@@ -55,10 +56,13 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help='at pixels that cannot be read')
     add('--overviews', action='store_true', help='read global views from '
         'exact overviews where there are some: faster, and rounded')
-    add('--window', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'),
-        help='pixels of a window; crop_size of test_cfg by default')
+    add('--window', nargs='+', metavar='SIDE', help='height and width of a '
+        'window, or one number: pixels, or metres as 128m')
+    add('--input', nargs='+', metavar='SIDE', help='size in pixels to which '
+        'a window is brought; by default pixels stay as large as they are')
     add('--stride', nargs=2, type=int, metavar=('DOWN', 'RIGHT'),
-        help='pixels between windows; stride of test_cfg by default')
+        help='pixels between windows; by default the share of a window that '
+        'is seen twice is that of the config')
     add('--blend', choices=['mean', 'gaussian', 'center'])
     add('--batch-size', type=int, help='windows in one forward pass')
     add('--threads', type=int, default=4, help='threads that read')
@@ -78,14 +82,17 @@ def find_model(args: argparse.Namespace,
                own: str | None) -> torch.nn.Module:
     """The model, on its device."""
     if args.onnx:
-        if args.amp or args.cfg_options or args.trust_checkpoint:
-            raise ValueError('--amp, --cfg-options and --trust-checkpoint are '
-                             'for checkpoints; leave them out with --onnx.')
+        if (args.amp or args.cfg_options or args.trust_checkpoint
+                or args.window or args.input):
+            raise ValueError(
+                '--amp, --cfg-options, --trust-checkpoint, --window and '
+                '--input are for checkpoints; leave them out with --onnx. '
+                'The size of its windows is fixed when it is exported.')
         from relay_seg.export import OnnxModel  # onnxruntime is an extra
         return OnnxModel(args.onnx, args.device or own)
     config, checkpoint, *_ = args.inputs
-    cfg = Config.fromfile(config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(config, args.cfg_options, window=args.window,
+                      input_size=args.input)
     return load_model(cfg, checkpoint, device=args.device or own,
                       trust=args.trust_checkpoint)
 
@@ -93,10 +100,10 @@ def find_model(args: argparse.Namespace,
 def main() -> int:
     parser, args = parse()
     try:
-        names = Settings.__dataclass_fields__
+        names = Settings.__dataclass_fields__.keys()
         settings = Settings(**{
             k: tuple(v) if isinstance(v, list) else v
-            for k, v in vars(args).items() if k in names})
+            for k, v in vars(args).items() if k in names - {'window'}})
         inputs = args.inputs if args.onnx else args.inputs[2:]
         if not inputs:
             raise ValueError('give a config, a checkpoint and inputs, or '

@@ -1,9 +1,10 @@
 """Test a model with slide inference; write metrics, on request pictures."""
 import argparse
+import sys
 import time
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,6 +23,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--show-dir', help='folder for pictures: scene, truth, prediction')
     parser.add_argument(
+        '--window', nargs='+', metavar='SIDE', help='height and width of a '
+        'window, or one number: native pixels, or metres as 128m')
+    parser.add_argument(
+        '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
+        'a window is brought; by default pixels stay as large as they are')
+    parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={},
         help='settings to override, as key=value, such as '
         "model.test_cfg.blend='center'")
@@ -39,10 +46,15 @@ def parse_args() -> argparse.Namespace:
 
 
 def test(args: argparse.Namespace) -> None:
+    from relay_seg.config import load_config
     from relay_seg.engine import build_runner, leave_processes
     from relay_seg.evaluation.results import write_results
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    try:
+        cfg = load_config(
+            args.config, args.cfg_options, window=args.window,
+            input_size=args.input)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
     cfg.work_dir = args.work_dir or cfg.get(
         'work_dir', f'work_dirs/{Path(args.config).stem}')
     cfg.launcher = args.launcher

@@ -1,8 +1,9 @@
 """Train a model: the host's runner, with relay_seg's checks around it."""
 import argparse
+import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,7 +23,17 @@ def parse_args() -> argparse.Namespace:
         '--amp', nargs='?', choices=['auto', 'bf16', 'fp16'],
         const='auto', help='mixed precision; without a value '
         'bf16 where the device computes with it, else fp16')
+    parser.add_argument(
+        '--pretrained', metavar='FILE|URL|none', help='weights of the '
+        'backbone to start from, in place of those that the config names; '
+        'none for random ones')
     parser.add_argument('--seed', type=int, help='seed of this run')
+    parser.add_argument(
+        '--window', nargs='+', metavar='SIDE', help='height and width of a '
+        'window, or one number: native pixels, or metres as 128m')
+    parser.add_argument(
+        '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
+        'a window is brought; by default pixels stay as large as they are')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={},
         help='settings to override, as key=value, such as '
@@ -35,11 +46,17 @@ def parse_args() -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
+    from relay_seg.config import load_config
     from relay_seg.engine import build_runner, leave_processes
     from relay_seg.optim import default_precision
     from relay_seg.processes import was_restarted
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    try:
+        cfg = load_config(
+            args.config, args.cfg_options, window=args.window,
+            input_size=args.input,
+            pretrained=args.pretrained)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
     cfg.work_dir = args.work_dir or cfg.get(
         'work_dir', f'work_dirs/{Path(args.config).stem}')
     cfg.launcher = args.launcher

@@ -26,15 +26,20 @@ class WindowLogits(SlideEncoderDecoder):
         return resize(logits, size, mode='bilinear',
                       align_corners=self.align_corners)
 
+    def window_logits(self, views: Views,
+                      size: tuple[int, int] | None = None) -> Tensor:
+        logits = self.logits_of(views)
+        return self.enlarged(logits, size or logits.shape[-2:])
+
     def loss(self, inputs: Views, data_samples: list) -> dict:
-        return self.losses_of(self.window_logits(inputs), data_samples)
+        return self.losses_of(self.logits_of(inputs), data_samples)
 
     def losses_of(self, logits: Tensor, data_samples: list) -> dict:
         return add_prefix(
             self.decode_head.loss_by_feat(logits, data_samples), 'decode')
 
     def encode_decode(self, inputs: Views, batch_img_metas: list) -> Tensor:
-        return self.window_logits(inputs)
+        return self.logits_of(inputs)
 
 
 @MODELS.register_module()
@@ -53,7 +58,7 @@ class GlobalOnly(WindowLogits):
         super().__init__(**kwargs)
         self.loss_global = MODELS.build(loss_global)
 
-    def window_logits(self, views: Views) -> Tensor:
+    def logits_of(self, views: Views) -> Tensor:
         return self.middle(self.network(self.finish(views)[1]))
 
     def middle(self, logits: Tensor) -> Tensor:
@@ -81,7 +86,7 @@ class DecisionFusion(WindowLogits):
         self.of_global_view = GlobalOnly(
             context_factors=context_factors, **deepcopy(kwargs))
 
-    def window_logits(self, views: Views) -> Tensor:
+    def logits_of(self, views: Views) -> Tensor:
         local, wide = self.finish(views)
         return self.network(local) + self.of_global_view.middle(
             self.of_global_view.network(wide))
@@ -113,7 +118,7 @@ class Reduced(WindowLogits):
         super().__init__(context_factors=(), **kwargs)
         self.factor = factor
 
-    def window_logits(self, views: Views) -> Tensor:
+    def logits_of(self, views: Views) -> Tensor:
         view, = self.finish(views)
         height, width = view.shape[-2:]
         step = self.factor * TOKEN

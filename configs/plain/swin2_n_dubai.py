@@ -8,7 +8,7 @@ model = dict(
     data_preprocessor={{_base_.data_preprocessor}},
     decode_head=dict(num_classes=5))
 train_pipeline = [
-    dict(type='SampleWindow', size=(128, 128)),
+    dict(type='SampleWindow', window=(128, 128)),
     dict(type='ReadViews', fill=mean),
     dict(type='FlipViews'),
     dict(type='PhotoMetricViews'),

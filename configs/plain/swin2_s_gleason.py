@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/swin2_s_upernet.py', '../_base_/datasets/gleason.py',
+    '../_base_/models/swin2_s_pretrained.py', '../_base_/datasets/gleason.py',
     '../_base_/schedules/adamw_plateau_50e.py',
     '../_base_/default_runtime.py'
 ]

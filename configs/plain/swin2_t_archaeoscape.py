@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/swin2_t_upernet.py',
+    '../_base_/models/swin2_t_pretrained.py',
     '../_base_/datasets/archaeoscape.py',
     '../_base_/schedules/adamw_plateau_50e.py',
     '../_base_/default_runtime.py'
@@ -7,6 +7,5 @@ _base_ = [
 model = dict(
     data_preprocessor={{_base_.data_preprocessor}},
     relative_bands=(3, ),
-    backbone=dict(in_channels=4, img_size=224, window_size=7),
-    test_cfg=dict(crop_size=(224, 224), stride=(112, 112)),
+    backbone=dict(in_channels=4, init_cfg=dict(bands='rgb+zero')),
     decode_head=dict(num_classes=4))

@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/vit_s_upernet.py', '../_base_/datasets/urur.py',
+    '../_base_/models/vit_s_pretrained.py', '../_base_/datasets/urur.py',
     '../_base_/schedules/adamw_plateau_30e.py',
     '../_base_/default_runtime.py'
 ]

@@ -6,10 +6,11 @@ model = dict(
         _delete_=True,
         type='RelayViT',
         arch='deit-small',
-        img_size=224,
+        img_size=256,
         in_channels=4,
         patch_size=16,
         out_indices=[2, 5, 8, 11],
         drop_path_rate=0.1,
-        layer_scale_init_value=1e-4))
+        layer_scale_init_value=1e-4,
+        init_cfg={{_base_.model.backbone.init_cfg}}))
 train_dataloader = dict(dataset=dict(context_factors=(4, )))

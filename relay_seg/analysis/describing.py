@@ -26,6 +26,7 @@ class Description:
         config: Name of the config.
         parts: Parameters of each part; together all of the model.
         window: Height and width in native pixels.
+        input_size: Height and width of its views in pixels.
         stride: Steps between windows in a test.
         views: Views of a window.
         flops: Operations of one window in a test; a multiplication and an
@@ -36,6 +37,7 @@ class Description:
     config: str
     parts: dict[str, int]
     window: tuple[int, int]
+    input_size: tuple[int, int]
     stride: tuple[int, int]
     views: int
     flops: int
@@ -88,7 +90,8 @@ def describe(cfg: Config,
         memory = activation_bytes(model, window)
     return Description(
         config=Path(cfg.filename or 'config').stem,
-        parts=count_parts(model), window=window.size, stride=window.stride,
+        parts=count_parts(model), window=window.native,
+        input_size=window.size, stride=window.stride,
         views=1 + len(getattr(model, 'context_factors', ())), flops=flops,
         activation_bytes=memory)
 

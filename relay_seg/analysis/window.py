@@ -18,12 +18,14 @@ class WindowInput:
 
     Args:
         bands: Bands of the image.
-        size: Height and width in native pixels.
+        size: Height and width of its views in pixels.
+        native: Height and width in native pixels.
         stride: Steps between windows in a test; the size where each scene is
             one window.
     """
     bands: int
     size: tuple[int, int]
+    native: tuple[int, int]
     stride: tuple[int, int]
 
     def views(self, model: nn.Module) -> Tensor | Views:
@@ -73,10 +75,12 @@ def window_input(cfg: Config,
         raise ValueError(
             'the config names no size of a window (test_cfg.crop_size, '
             'data_preprocessor.size or crop_size); give --size HEIGHT WIDTH.')
-    size = _pair(size)
+    native = _pair(size)
+    given = _pair(test_cfg.get('input_size') or native)
     bands = cfg.model.backbone.get('in_channels') or len(
         preprocessor.get('mean') or (0, 0, 0))
-    return WindowInput(bands, size, _pair(test_cfg.stride) if slide else size)
+    stride = _pair(test_cfg.stride) if slide else native
+    return WindowInput(bands, given, native, stride)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

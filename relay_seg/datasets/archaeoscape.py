@@ -15,4 +15,5 @@ class ArchaeoscapeDataset(SceneDataset):
     METAINFO = dict(
         classes=('background', 'mound', 'water', 'temple_site'),
         palette=[[200, 200, 200], [190, 120, 60], [60, 130, 220],
-                 [220, 50, 50]])
+                 [220, 50, 50]],
+        pixel_size=0.5)

@@ -1,4 +1,4 @@
-"""Where the classes are, for samples of each class alike."""
+"""Where classes and labels are, and what a converter counted of them."""
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,7 +8,57 @@ import numpy as np
 
 from relay_seg.rasters import open_raster
 
+from .labels import IGNORE, as_ids
+
 COARSE = 16  # native pixels for each looked at, in each direction
+
+
+def read_manifest(data_root: str | None) -> tuple[Path, dict]:
+    """Path and content of a converter's manifest.
+
+    Args:
+        data_root: Folder with ``manifest.json``.
+
+    Raises:
+        FileNotFoundError: There is no manifest.
+    """
+    path = Path(data_root or '.') / 'manifest.json'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} does not exist; class_balanced, area, conversion and '
+            'band_statistics need what a converter in data_prep/ writes '
+            'there. Convert the data, or leave them out.')
+    return path, json.loads(path.read_text())
+
+
+def conversion_options(data_root: str | None) -> tuple[Path, dict]:
+    """The manifest's path, and what its converter was called with."""
+    path, manifest = read_manifest(data_root)
+    return path, manifest.get('options') or {}
+
+
+def band_statistics(data_root: str | None,
+                    splits: Sequence[str]) -> list[tuple[float, float]]:
+    """Mean and deviation of each band over scenes, by their valid pixels.
+
+    The deviation is that within scenes: scenes of unlike brightness do not
+    raise it (as in the authors' code).
+
+    Args:
+        data_root: Folder with ``manifest.json``.
+        splits: Splits whose scenes count.
+    """
+    path, manifest = read_manifest(data_root)
+    scenes = [r for r in manifest['scenes'] if r['split'] in splits]
+    if not scenes:
+        raise ValueError(f'{path} has no scene of {list(splits)}.')
+    found = []
+    for band in zip(*(scene['bands'] for scene in scenes)):
+        mean, std, count = (np.array([scene[key] for scene in band])
+                            for key in ('mean', 'std', 'valid'))
+        weights = count / max(count.sum(), 1)
+        found.append((float(weights @ mean), float((weights @ std**2)**0.5)))
+    return found
 
 
 def class_pixels(data_root: str | None, scenes: Sequence[dict],
@@ -27,14 +77,9 @@ def class_pixels(data_root: str | None, scenes: Sequence[dict],
         FileNotFoundError: There is no manifest.
         ValueError: It does not know a scene, or has other classes.
     """
-    path = Path(data_root or '.') / 'manifest.json'
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} does not exist; class_balanced needs what a converter in '
-            'data_prep/ writes there. Convert the data, or set it to False.')
-    records = json.loads(path.read_text())['scenes']
+    path, manifest = read_manifest(data_root)
     known = {(path.parent / r['image']['path']).resolve(): r['class_pixels']
-             for r in records}
+             for r in manifest['scenes']}
     counts = []
     for scene in scenes:
         found = known.get(Path(scene['img_path']).resolve())
@@ -57,8 +102,29 @@ def class_places(path: str, id_in_file: int) -> np.ndarray:
     Returns:
         (N, 2) int; a class of few pixels may be missed.
     """
+    label, shape = _coarse_label(path)
+    scale = np.array(shape) / label.shape
+    return ((np.argwhere(label == id_in_file) + 0.5) * scale).astype(int)
+
+
+def labelled_places(path: str, lookup: np.ndarray) -> np.ndarray:
+    """Where a label is not ignored, in cells of 16 x 16 native pixels.
+
+    Args:
+        path: Label file; its overviews are used where it has them.
+        lookup: See :func:`relay_seg.datasets.labels.label_lookup`.
+
+    Returns:
+        (H, W) bool, by the pixel in the middle of each cell.
+    """
+    label, _ = _coarse_label(path)
+    return lookup[label] != IGNORE
+
+
+@lru_cache(maxsize=512)
+def _coarse_label(path: str) -> tuple[np.ndarray, tuple[int, int]]:
+    """A label reduced by 16, uint8, and the shape of the file."""
     with open_raster(path) as raster:
         shape = tuple(-(-side // COARSE) for side in raster.shape)
         label = raster.read(1, out_shape=shape)
-        scale = np.array(raster.shape) / shape
-    return ((np.argwhere(label == id_in_file) + 0.5) * scale).astype(int)
+        return as_ids(label, path), raster.shape

@@ -1,5 +1,6 @@
 """Which scene and window each training sample shows."""
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -23,14 +24,30 @@ class WindowSampler(Sampler):
         dataset: Data set, as the host's runner passes it.
         samples_per_epoch: Samples of all processes together, rounded up to
             as many for each.
+        coverage: In place of a number, how often the windows of an epoch
+            cover the area of the data set, on average.
+        window: With coverage, height and width of a window in native pixels.
         seed: Seed of the run; None draws one for all processes.
     """
 
-    def __init__(self, dataset: BaseDataset, samples_per_epoch: int,
+    def __init__(self, dataset: BaseDataset,
+                 samples_per_epoch: int | None = None,
+                 coverage: float | None = None,
+                 window: tuple[int, int] | None = None,
                  seed: int | None = None) -> None:
+        if (samples_per_epoch is None) == (coverage is None):
+            raise ValueError(
+                f'samples_per_epoch={samples_per_epoch} and coverage='
+                f'{coverage}: give one of them (_delete_=True in a config '
+                'drops what its base has).')
+        if coverage is not None:
+            if not window:
+                raise ValueError(f'coverage={coverage} needs the window.')
+            samples_per_epoch = ceil(
+                coverage * dataset.areas.sum() / (window[0] * window[1]))
         if samples_per_epoch < 1:
-            raise ValueError(f'samples_per_epoch={samples_per_epoch}; use 1 '
-                             'or more.')
+            raise ValueError(f'{samples_per_epoch} samples for each epoch; '
+                             'use 1 or more.')
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.samples = -(-samples_per_epoch // self.world_size)
@@ -61,6 +78,6 @@ def seed_words(number: int) -> list[int]:
 
 
 def draw_scene(areas: np.ndarray) -> int:
-    """Index of a scene, in proportion to its pixels (or another weight)."""
+    """Index of a scene, in proportion to its area (or another weight)."""
     ends = np.cumsum(areas, dtype=np.float64)
     return int(np.searchsorted(ends, np.random.rand() * ends[-1], 'right'))

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -6,13 +6,16 @@ from mmengine.logging import MMLogger
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from relay_seg.rasters import open_raster
+from relay_seg.rasters import open_raster, pixel_metres
 
-from .balance import class_pixels
+from .balance import class_pixels, conversion_options
 from .labels import label_lookup
 from .sampling import NUMBERS, draw_scene, seed_words
 
 UNTILED = 2048  # pixels a side, above which files should be tiled
+AREAS = 'scene', 'labelled'
+#: Share by which a pixel may be larger or smaller than the data set says.
+PIXEL_SLACK = 0.01
 
 
 @DATASETS.register_module()
@@ -25,7 +28,10 @@ class SceneDataset(BaseSegDataset):
     An index below ``len(dataset)`` is a scene. The large numbers that
     :class:`relay_seg.datasets.WindowSampler` gives each stand for a drawn
     sample: it seeds NumPy's generator, which draws a scene, in proportion to
-    its pixels or its share of a class, and then window and augmentation.
+    its area or its share of a class, and then window and augmentation.
+
+    Where ``metainfo`` has a ``pixel_size`` in metres, scenes must have it, so
+    that windows are as large as a config says.
 
     Args:
         img_suffix: End of image names.
@@ -36,14 +42,30 @@ class SceneDataset(BaseSegDataset):
             is drawn, a scene in proportion to its pixels of that class, and
             a window around one of them. Needs the ``manifest.json`` that the
             converters in data_prep/ write to ``data_root``.
+        area: What of a scene counts in drawing scenes and windows: all of
+            the 'scene', or the 'labelled' part (by ``manifest.json``).
+        spread: Use so many scenes only, evenly spread over the list; None
+            for all. For quick validations.
+        conversion: Options that a converter in data_prep/ must have been
+            called with (by ``manifest.json``); others are refused.
         kwargs: Those of the host's ``BaseSegDataset``.
     """
 
     def __init__(self, img_suffix: str = '.tif', seg_map_suffix: str = '.tif',
                  context_factors: Sequence[int] = (),
-                 class_balanced: bool = False, **kwargs) -> None:
+                 class_balanced: bool = False, area: str = 'scene',
+                 spread: int | None = None,
+                 conversion: Mapping[str, object] | None = None,
+                 **kwargs) -> None:
+        if area not in AREAS:
+            raise ValueError(f'area={area!r}; use one of {AREAS}.')
+        if spread is not None and spread < 1:
+            raise ValueError(f'spread={spread}; use 1 scene or more.')
         self.context_factors = tuple(context_factors)
         self.class_balanced = class_balanced
+        self.area = area
+        self.spread = spread
+        self.conversion = dict(conversion or {})
         super().__init__(
             img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
@@ -53,10 +75,13 @@ class SceneDataset(BaseSegDataset):
             return
         super().full_init()
         scenes = [self.get_data_info(i) for i in range(len(self))]
-        self._areas = np.array([np.prod(s['scene_shape']) for s in scenes])
-        if self.class_balanced:
+        #: Native pixels of each scene, or of its labelled part.
+        self.areas = np.array([np.prod(s['scene_shape']) for s in scenes])
+        if self.class_balanced or self.area == 'labelled':
             self._class_pixels = class_pixels(
                 self.data_root, scenes, len(self._metainfo['classes']))
+        if self.area == 'labelled':
+            self.areas = self._class_pixels.sum(1)
 
     def prepare_data(self, idx: int) -> dict:
         """A scene, or a drawn sample, through the pipeline."""
@@ -64,7 +89,7 @@ class SceneDataset(BaseSegDataset):
             return super().prepare_data(idx)
         np.random.seed(seed_words(idx))
         if not self.class_balanced:
-            return super().prepare_data(draw_scene(self._areas))
+            return super().prepare_data(draw_scene(self.areas))
         counts = self._class_pixels
         wanted = np.random.choice(np.flatnonzero(counts.sum(0)))
         info = self.get_data_info(draw_scene(counts[:, wanted]))
@@ -88,6 +113,11 @@ class SceneDataset(BaseSegDataset):
             raise ValueError(
                 f'{self.ann_file or folder} names no scene *{self.img_suffix}'
                 '; check the split and img_suffix.')
+        if self.spread is not None and self.spread < len(scenes):
+            chosen = np.arange(self.spread) + 0.5
+            scenes = [scenes[i] for i in (
+                chosen * len(scenes) / self.spread).astype(int)]
+        self._check_conversion()
         lookup = label_lookup(
             len(self._metainfo['classes']), self.label_map,
             self.reduce_zero_label)
@@ -97,6 +127,7 @@ class SceneDataset(BaseSegDataset):
             slow += not quick
             scene['label_lookup'] = lookup
             scene['context_factors'] = self.context_factors
+            scene['area'] = self.area
         if slow and not self.test_mode:
             MMLogger.get_current_instance().info(
                 f'{slow} of {len(scenes)} scenes in {folder} are large, not '
@@ -104,13 +135,28 @@ class SceneDataset(BaseSegDataset):
                 'converters in data_prep/ write files that are read faster.')
         return scenes
 
-    @staticmethod
-    def _look_at(scene: dict) -> tuple[tuple[int, int], bool]:
+    def _check_conversion(self) -> None:
+        """Were the scenes made with the options that are asked for?"""
+        if not self.conversion:
+            return
+        path, found = conversion_options(self.data_root)
+        wrong = {key: found.get(key) for key, value in self.conversion.items()
+                 if found.get(key) != value}
+        if wrong:
+            options = ' '.join(
+                f'--{k} {v}' for k, v in self.conversion.items())
+            raise ValueError(
+                f'{path} says that the scenes were converted with {wrong}, '
+                f'this config needs {self.conversion}; convert them with '
+                f'{options} into another folder and set data_root to it.')
+
+    def _look_at(self, scene: dict) -> tuple[tuple[int, int], bool]:
         """Shape of a scene, and whether windows of it are read quickly."""
         image, label = scene['img_path'], scene.get('seg_map_path')
         with open_raster(image) as raster:
             shape = raster.shape
             quick = raster.is_tiled or max(shape) < UNTILED
+            self._check_pixel_size(image, pixel_metres(raster))
         if label is None:
             return shape, quick
         if not Path(label).exists():
@@ -128,3 +174,15 @@ class SceneDataset(BaseSegDataset):
                     f'{label} has {raster.count} bands; a label has one band '
                     'of class ids. Convert colours with data_prep/.')
         return shape, quick
+
+    def _check_pixel_size(self, image: str, found: float | None) -> None:
+        wanted = self._metainfo.get('pixel_size')
+        if not wanted or not found:
+            return
+        if abs(found / wanted - 1) > PIXEL_SLACK:
+            raise ValueError(
+                f'{image} has pixels of {found:g} m, the data set says '
+                f'{wanted:g} m: a window of 256 pixels would show '
+                f'{256 * found:g} m and not {256 * wanted:g} m. Resample the '
+                'scene, or set metainfo=dict(pixel_size=...) of the data set '
+                'and choose the window again.')

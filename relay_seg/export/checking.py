@@ -75,22 +75,23 @@ def compare(expected: Segment, found: Segment,
 
 
 def noise(model: SlideEncoderDecoder,
-          window: tuple[int, int]) -> list[Views]:
-    """Batches of one and of three windows, with holes of no data."""
+          size: tuple[int, int]) -> list[Views]:
+    """Batches of one and of three windows as views of a size, with holes."""
     generator = torch.Generator().manual_seed(0)
     bands = len(model.data_preprocessor.mean)
     batches = []
     for batch in (1, 3):
-        views = [torch.randn(batch, bands, *window, generator=generator)
+        views = [torch.randn(batch, bands, *size, generator=generator)
                  for _ in range(1 + len(model.context_factors))]
         for view in views:
-            view[-1, :, :window[0] // 4] = torch.nan
+            view[-1, :, :size[0] // 4] = torch.nan
         batches.append(tuple(views))
     return batches
 
 
 def windows_of(images: Sequence[str | Path], model: SlideEncoderDecoder,
-               window: tuple[int, int], number: int) -> list[Views]:
+               window: tuple[int, int], number: int,
+               input_size: tuple[int, int] | None = None) -> list[Views]:
     """Batches of views of windows that lie evenly over images.
 
     Args:
@@ -98,6 +99,8 @@ def windows_of(images: Sequence[str | Path], model: SlideEncoderDecoder,
         model: Segmentor whose views they become.
         window: Height and width of a window.
         number: Windows in all, at most.
+        input_size: Height and width of its views; those of the window by
+            default.
     """
     bands = bands_of(model)
     each = max(number // len(images), 1)
@@ -109,8 +112,8 @@ def windows_of(images: Sequence[str | Path], model: SlideEncoderDecoder,
         # The middle of as many runs of windows.
         chosen = sorted({int((i + 0.5) * len(windows) / each)
                          for i in range(each)})
-        views = [cut_views(read, windows[i], model.context_factors)
-                 for i in chosen]
+        views = [cut_views(read, windows[i], model.context_factors,
+                           input_size) for i in chosen]
         for group in batched(views, 4):
             batches.append(tuple(torch.stack(view) for view in zip(*group)))
     return batches

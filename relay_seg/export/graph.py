@@ -32,11 +32,14 @@ class RawViews(nn.Module):
 
     Args:
         model: Segmentor with a ``ViewsDataPreprocessor``.
+        window: Height and width of the logits: those of a window.
     """
 
-    def __init__(self, model: SlideEncoderDecoder) -> None:
+    def __init__(self, model: SlideEncoderDecoder,
+                 window: tuple[int, int]) -> None:
         super().__init__()
         self.model = model
+        self.window = torch.Size(window)
 
     def forward(self, *views: Tensor) -> Tensor:
         """Logits (B, channels, H, W).
@@ -48,7 +51,7 @@ class RawViews(nn.Module):
         scale = self.model.data_preprocessor
         views = tuple((view - scale.mean) / scale.std for view in views)
         # One meta serves the batch: a list of its length would fix it.
-        meta = dict(img_shape=views[0].shape[-2:])
+        meta = dict(img_shape=self.window)
         return self.model.encode_decode(views, [meta])
 
 

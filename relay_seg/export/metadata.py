@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import relay_seg
 from relay_seg.inference.model import bands_of, classes_of
 from relay_seg.segmentors.slide import SlideEncoderDecoder
+from relay_seg.views import in_proportion
 
 if TYPE_CHECKING:
     import onnx
@@ -40,6 +41,8 @@ class Facts:
         checkpoint_sha256: Of the checkpoint, '' if there was none.
         relay_seg: Version that wrote the file.
         quantised: Type of quantised weights, '' for none.
+        input_size: Height and width of the views; those of a window by
+            default.
     """
     window: tuple[int, int]
     stride: tuple[int, int]
@@ -61,6 +64,11 @@ class Facts:
     checkpoint_sha256: str = ''
     relay_seg: str = relay_seg.__version__
     quantised: str = ''
+    input_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.input_size is None:  # of files written before there was one
+            object.__setattr__(self, 'input_size', self.window)
 
     def to_json(self) -> str:
         return json.dumps(dict(version=VERSION) | asdict(self), default=str)
@@ -98,11 +106,10 @@ def facts_of(model: SlideEncoderDecoder,
     if not window:
         raise ValueError("the model's test_cfg has no crop_size; set it, or "
                          'give a window.')
-    stride = tuple(test_cfg.get('stride') or window)
-    if own and tuple(own) != window:
-        # The same share is seen twice.
-        stride = tuple(max(round(s * side / old), 1)
-                       for s, side, old in zip(stride, window, own))
+    own = own or window
+    stride, input_size = (
+        in_proportion(test_cfg.get(key) or own, own, window)
+        for key in ('stride', 'input_size'))
     bands = bands_of(model)
     classes = classes_of(model)
     meta = getattr(model, 'dataset_meta', None) or {}
@@ -116,17 +123,20 @@ def facts_of(model: SlideEncoderDecoder,
         classes.names, classes.palette, meta.get('pixel_size'),
         cfg.to_dict() if cfg is not None else None,
         str(getattr(cfg, 'filename', None) or ''),
-        getattr(model, 'checkpoint_sha256', ''))
+        getattr(model, 'checkpoint_sha256', ''), input_size=input_size)
 
 
 def deepness_metadata(facts: Facts, resolution: float) -> dict[str, str]:
     """Keys that the QGIS plug-in Deepness reads, each in JSON.
 
+    It resamples a map to the resolution and gives the model tiles of that.
+
     Args:
         facts: Facts of a plain model.
-        resolution: Side of a pixel in centimetres.
+        resolution: Side of a pixel of the data in centimetres.
     """
-    size, step = facts.window[0], facts.stride[0]
+    size, step = facts.input_size[0], facts.stride[0]
+    resolution *= facts.window[0] / size
     names = dict(enumerate(facts.classes))
     values = dict(
         model_type='Segmentor',
@@ -134,7 +144,7 @@ def deepness_metadata(facts: Facts, resolution: float) -> dict[str, str]:
         resolution=resolution,
         tile_size=size,
         tiles_size=size,  # so in its documentation, tile_size in its code
-        tiles_overlap=round(100 * (1 - step / size)),
+        tiles_overlap=round(100 * (1 - step / facts.window[0])),
         # It divides pixels by 255 first.
         standardization_mean=[value / 255 for value in facts.mean],
         standardization_std=[value / 255 for value in facts.std],

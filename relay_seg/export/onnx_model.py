@@ -47,7 +47,8 @@ class OnnxModel(nn.Module):
         self.out_channels = facts.out_channels
         self.decode_head = SimpleNamespace(threshold=facts.threshold)
         self.test_cfg = ConfigDict(
-            mode='slide', crop_size=facts.window, stride=facts.stride,
+            mode='slide', crop_size=facts.window,
+            input_size=facts.input_size, stride=facts.stride,
             blend=facts.blend, batch_size=facts.batch_size)
         self.cfg = facts.config and Config(
             facts.config, cfg_text=json.dumps(facts.config),
@@ -63,19 +64,23 @@ class OnnxModel(nn.Module):
             'file', torch.tensor(list(digest), dtype=torch.uint8))
         self.eval()
 
-    def window_logits(self, views: Views) -> Tensor:
-        """Logits of local views, (B, channels, H, W).
+    def window_logits(self, views: Views,
+                      size: tuple[int, int] | None = None) -> Tensor:
+        """Logits of local views, (B, channels, *size).
 
         Args:
             views: Normalised views, NaN where there is no data.
+            size: Height and width of the windows in native pixels; those of
+                the views by default.
         """
-        size = tuple(views[0].shape[-2:])
-        if size != self.facts.window:
-            (height, width), (found_h, found_w) = self.facts.window, size
+        found = tuple(views[0].shape[-2:])
+        wanted = self.facts.window, self.facts.input_size
+        if (tuple(size or found), found) != wanted:
             raise ValueError(
-                f'the ONNX file takes windows of {height} x {width} pixels, '
-                f'not {found_h} x {found_w}; leave out --window, or export '
-                f'with --window {found_h} {found_w}.')
+                'the ONNX file takes windows of {} x {} pixels brought to {} '
+                'x {}; leave out --window and --input, or export with '
+                '--window {} {} --input {} {}.'.format(
+                    *wanted[0], *wanted[1], *(size or found), *found))
         scale = self.data_preprocessor
         raw = [(view.float().cpu() * scale.std + scale.mean).numpy()
                for view in views]

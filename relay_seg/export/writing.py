@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,16 +60,18 @@ def export_onnx(model: SlideEncoderDecoder, path: str | Path, *,
     """
     path = Path(path)
     facts = facts_of(model, window)
-    example = tuple(view[:2] for view in noise(model, facts.window)[1])
+    example = tuple(view[:2] for view in noise(model, facts.input_size)[1])
     names = input_names(len(example))
-    batches = [*noise(model, facts.window), *views]
+    batches = [*noise(model, facts.input_size), *views]
     with evaluating(model), _appearing(path) as unfinished:
-        graph = to_onnx(RawViews(model).eval(), example, names, 'logits')
+        graph = to_onnx(RawViews(model, facts.window).eval(), example, names,
+                        'logits')
         write_metadata(graph, {KEY: facts.to_json()})
         _save(graph, unfinished)
         written = OnnxModel(unfinished, 'cpu')
         comparison = compare(
-            model.window_logits, written.window_logits, batches)
+            partial(model.window_logits, size=facts.window),
+            partial(written.window_logits, size=facts.window), batches)
         _check(comparison, path)
         size = unfinished.stat().st_size
     return Exported(path, size, comparison)
@@ -108,7 +111,7 @@ def export_deepness(model: SlideEncoderDecoder, path: str | Path, *,
             'Deepness resamples to the resolution of the training images, '
             'which the data set does not say; give it in centimetres for '
             'each pixel.')
-    batches = [*_whole(noise(model, facts.window)), *_whole(views)]
+    batches = [*_whole(noise(model, facts.input_size)), *_whole(views)]
     with evaluating(model), _appearing(path) as unfinished:
         segment = TileProbabilities(model).eval()
         graph = to_onnx(segment, (batches[1][0][:2], ), ['tiles'],
@@ -157,8 +160,9 @@ def quantise_onnx(source: str | Path, path: str | Path,
         write_metadata(graph, {KEY: facts.to_json()})
         _save(graph, unfinished)
         comparison = compare(
-            model.window_logits,
-            OnnxModel(unfinished, 'cpu').window_logits, views)
+            partial(model.window_logits, size=facts.window),
+            partial(OnnxModel(unfinished, 'cpu').window_logits,
+                    size=facts.window), views)
         size = unfinished.stat().st_size
     write_atomically(path.with_name(f'{path.name}.json'), json.dumps(
         asdict(comparison) | dict(

@@ -83,7 +83,8 @@ class Job:
             mean=bands.mean.flatten().tolist(),
             std=bands.std.flatten().tolist(),
             plan=[self.plan.size, self.plan.stride, self.plan.blend,
-                  self.plan.batch_size, self.plan.factors],
+                  self.plan.batch_size, self.plan.factors,
+                  self.plan.input_size],
             classes=asdict(self.classes),
             settings={k: v for k, v in asdict(settings).items()
                       if k not in later})

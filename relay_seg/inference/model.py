@@ -83,6 +83,7 @@ def bands_of(model: SlideEncoderDecoder,
         raise ValueError(
             f'the data preprocessor {type(preprocessor).__name__} has no '
             'mean and std; use a ViewsDataPreprocessor.')
+    preprocessor.check_known()
     mean, std = preprocessor.mean.cpu(), preprocessor.std.cpu()
     fill = tuple(
         float('nan') if i in model.relative_bands else float(value)

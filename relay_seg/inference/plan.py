@@ -8,10 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from relay_seg.views import (
+    ViewGrid,
     Window,
     batched,
     blend_weights,
-    surroundings,
+    view_grid,
     window_starts,
 )
 
@@ -31,6 +32,8 @@ class Plan:
             :func:`relay_seg.views.blend_weights`.
         batch_size: Windows in one forward pass.
         factors: Context factors of the global views, increasing.
+        input_size: Height and width of the views; those of a window by
+            default.
         touched: Which windows to compute, (rows of windows, windows in a
             row) bool; None for all.
     """
@@ -40,7 +43,15 @@ class Plan:
     blend: str = 'mean'
     batch_size: int = 8
     factors: tuple[int, ...] = ()
+    input_size: tuple[int, int] | None = None
     touched: np.ndarray | None = None
+
+    @cached_property
+    def views(self) -> tuple[ViewGrid, ...]:
+        """How each view of a window is read, the local one first."""
+        return tuple(
+            view_grid(self.size, factor, self.input_size or self.size)
+            for factor in (1, *self.factors))
 
     @cached_property
     def tops(self) -> list[int]:
@@ -114,28 +125,24 @@ class Plan:
             for length, size, stride in zip(
                 self.shape, self.size, self.stride))
 
-    def origin(self, factor: int) -> tuple[int, int]:
-        """How far the view of a window begins before the window."""
-        region = surroundings(Window(0, 0, *self.size), factor)
-        return region.top, region.left
-
-    def looks_at(self, factor: int, rows: tuple[int, int],
+    def looks_at(self, grid: ViewGrid, rows: tuple[int, int],
                  columns: tuple[int, int]) -> bool:
         """Whether a view of a chosen window shows some of these pixels.
 
         Args:
-            factor: Context factor of the view, 1 for the local one.
+            grid: How that view is read.
             rows: First row and the first row after.
             columns: First column and the first column after.
         """
         if self.touched is None:
             return True
         spans = []
-        for starts, offset, size, (low, high) in zip(
-                (self.tops, self.lefts), self.origin(factor), self.size,
+        region = grid.region(0, 0)
+        for starts, offset, side, (low, high) in zip(
+                (self.tops, self.lefts), region[:2], region[2:4],
                 (rows, columns)):
-            # start + offset < high and start + offset + factor * size > low
+            # start + offset < high and start + offset + side > low
             spans.append(slice(
-                bisect_left(starts, low - offset - factor * size + 1),
+                bisect_left(starts, low - offset - side + 1),
                 bisect_left(starts, high - offset)))
         return bool(self.touched[tuple(spans)].any())

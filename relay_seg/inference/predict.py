@@ -88,6 +88,7 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
                   nodata: float | None = None,
                   probabilities: bool = False,
                   window: tuple[int, int] | None = None,
+                  input_size: tuple[int, int] | None = None,
                   stride: tuple[int, int] | None = None,
                   blend: str | None = None, batch_size: int | None = None,
                   amp: str | None = None,
@@ -101,6 +102,7 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
         nodata: Value of pixels that hold nothing; NaN never does.
         probabilities: Whether to return them, which takes memory.
         window: See :class:`Settings`, as the following.
+        input_size: Size to which a window is brought.
         stride: Step between windows.
         blend: How windows are blended.
         batch_size: Windows in one forward pass.
@@ -110,8 +112,8 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
     Returns:
         Class ids (H, W), and probabilities (classes, H, W) float32.
     """
-    settings = Settings(window=window, stride=stride, blend=blend,
-                        batch_size=batch_size, amp=amp)
+    settings = Settings(window=window, input_size=input_size, stride=stride,
+                        blend=blend, batch_size=batch_size, amp=amp)
     source = ArraySource(array, bands_of(model), nodata)
     plan = plan_for(model, source.shape, settings)
     classes = np.full(source.shape, NODATA, np.uint8)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
-from relay_seg.views import BLENDS, Window
+from relay_seg.views import BLENDS, Window, in_proportion
 
 from .plan import Plan
 from .writing import FORMATS, PROBABILITIES
@@ -36,7 +36,11 @@ class Settings:
     Args:
         window: Height and width of a window in pixels; ``crop_size`` of the
             model's ``test_cfg`` by default.
-        stride: Vertical and horizontal step between windows.
+        input_size: Height and width to which a window is brought before the
+            model; by default as much smaller or larger than the window as
+            the model's ``test_cfg`` has it.
+        stride: Vertical and horizontal step between windows; by default the
+            share of a window that is seen twice is that of ``test_cfg``.
         blend: ``mean``, ``gaussian`` or ``center``.
         batch_size: Windows in one forward pass.
         bands: Bands to read, the first is 1, counted over all files.
@@ -58,6 +62,7 @@ class Settings:
         threads: Threads that read.
     """
     window: tuple[int, int] | None = None
+    input_size: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     blend: str | None = None
     batch_size: int | None = None
@@ -108,13 +113,18 @@ def plan_for(model: SlideEncoderDecoder, shape: tuple[int, int],
              settings: Settings) -> Plan:
     """Windows of a scene, as the model's ``test_cfg`` and settings say."""
     cfg = model.test_cfg
-    size = settings.window or cfg.get('crop_size')
+    own = cfg.get('crop_size')
+    size = settings.window or own
     if size is None:
         raise ValueError("the model's test_cfg has no crop_size; set it, or "
                          'give a window.')
-    stride = settings.stride or cfg.get('stride') or size
+    own = own or size
+    input_size = settings.input_size or in_proportion(
+        cfg.get('input_size') or own, own, size)
+    stride = settings.stride or in_proportion(
+        cfg.get('stride') or own, own, size)
     return Plan(
         tuple(shape), tuple(size), tuple(stride),
         settings.blend or cfg.get('blend', 'mean'),
         settings.batch_size or cfg.get('batch_size', 8),
-        model.context_factors)
+        model.context_factors, tuple(input_size))

@@ -15,7 +15,7 @@ from relay_seg.views import Views, Window
 from .accumulator import Accumulator
 from .plan import Plan
 from .prefetch import ahead
-from .rows import cut, rows_for
+from .rows import SceneRows
 from .settings import Progress
 from .source import Source
 
@@ -102,7 +102,7 @@ def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
                                   for view in step.views)
                     with (torch.autocast(device.type, amp) if amp
                           else nullcontext()):
-                        logits = model.window_logits(views)
+                        logits = model.window_logits(views, plan.size)
                     logits = logits.float()
                 with timer('blending'):
                     accumulator.add(step.windows, logits)
@@ -116,8 +116,8 @@ def _steps(model: SlideEncoderDecoder, source: Source, plan: Plan, start: int,
     bands = len(model.data_preprocessor.mean)
     width = plan.shape[1]
     with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
-        rows = rows_for(source, plan, stop, pool, bands)
-        native = rows[1, 0]
+        rows = SceneRows(source, plan, stop, pool, bands)
+        native = rows.native
         done = start
 
         def finish(until: int) -> list[tuple[int, Tensor]]:
@@ -134,9 +134,8 @@ def _steps(model: SlideEncoderDecoder, source: Source, plan: Plan, start: int,
             for windows in plan.batches(start, stop):
                 top = windows[0].top
                 finished = finish(min(plan.row_of(top), stop))
-                for (factor, _), part in rows.items():
-                    part.drop(top + plan.origin(factor)[0])
-                views = cut(rows, plan, windows)
+                rows.drop(top)
+                views = rows.cut(windows)
                 if not any(native.valid(*_inside(w, plan)).any()
                            for w in windows):
                     views = None

@@ -4,6 +4,7 @@ from math import nan
 from typing import NamedTuple
 
 import torch
+from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -22,16 +23,54 @@ from relay_seg.views import (
     cut_views,
     plan_windows,
     reader,
+    window_starts,
 )
+
+
+class Slide(NamedTuple):
+    """How windows slide over a scene.
+
+    Args:
+        window: Height and width of a window in native pixels.
+        stride: Vertical and horizontal step between windows.
+        input_size: Height and width of the views that the model is given.
+        blend: See :func:`relay_seg.views.blend_weights`.
+        batch_size: Windows in one forward pass.
+        every: Compute one window in so many, spread over the scene.
+    """
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    input_size: tuple[int, int]
+    blend: str = 'mean'
+    batch_size: int = 8
+    every: int = 1
+
+    def chosen(self, shape: tuple[int, int]) -> list[Window]:
+        """The windows of a scene that are computed."""
+        windows = plan_windows(shape, self.window, self.stride)
+        if self.every == 1:
+            return windows
+        columns = len(window_starts(shape[1], self.window[1], self.stride[1]))
+        # Diagonals, so that no column of the scene is left out.
+        return [window for i, window in enumerate(windows)
+                if sum(divmod(i, columns)) % self.every == 0]
 
 
 class SlideEncoderDecoder(EncoderDecoder):
     """The host's segmentor, for views of windows.
 
-    ``test_cfg`` takes the host's ``mode``, ``crop_size`` and ``stride``, and
-    ``batch_size`` (windows in one forward pass, default 8) and ``blend``
-    ('mean', 'gaussian' or 'center', see
-    :func:`relay_seg.views.blend_weights`).
+    ``test_cfg`` takes the host's ``mode``, ``crop_size`` (the window, in
+    native pixels) and ``stride``, and
+
+    * ``input_size``: height and width to which a window is brought before
+      the network; ``crop_size`` by default. Logits come back at native
+      resolution.
+    * ``batch_size``: windows in one forward pass, default 8.
+    * ``blend``: 'mean', 'gaussian' or 'center', see
+      :func:`relay_seg.views.blend_weights`.
+    * ``val``: what differs in validation, ``stride``, ``blend`` and
+      ``every`` (compute one window in so many, spread over each scene, the
+      rest is ignored). Without it windows lie side by side.
 
     Args:
         context_factors: Context factor of each global view, increasing.
@@ -83,31 +122,74 @@ class SlideEncoderDecoder(EncoderDecoder):
         Returns:
             Logits, (B, num_classes, H, W).
         """
-        return self._slide(inputs, tuple(self.test_cfg.crop_size),
-                           tuple(self.test_cfg.stride))
+        return self._slide(inputs, self.slide())
 
     def whole_inference(self, inputs: Tensor,
                         batch_img_metas: list[dict]) -> Tensor:
         """Segment each scene as one window."""
         size = tuple(inputs.shape[-2:])
-        return self._slide(inputs, size, size)
+        return self._slide(inputs, Slide(size, size, size))
 
-    def _slide(self, scenes: Tensor, size: tuple[int, int],
-               stride: tuple[int, int]) -> Tensor:
-        height, width = scenes.shape[-2:]
-        blend = self.test_cfg.get('blend', 'mean')
-        weights_y = blend_weights(height, size[0], stride[0], blend)
-        weights_x = blend_weights(width, size[1], stride[1], blend)
-        weights_y = {y: w.to(scenes) for y, w in weights_y.items()}
-        weights_x = {x: w.to(scenes) for x, w in weights_x.items()}
+    def val_step(self, data: dict) -> list[SegDataSample]:
+        """Segment scenes for validation: as a test, with fewer windows.
 
-        windows = plan_windows((height, width), size, stride)
+        Args:
+            data: Batch as the data loader gives it.
+
+        Returns:
+            Samples with predictions. Where no window was computed the truth
+            is ignored.
+        """
+        if self.test_cfg.mode != 'slide':
+            return super().val_step(data)
+        data = self.data_preprocessor(data, False)
+        scenes, samples = data['inputs'], data['data_samples']
+        slide = self.slide(validation=True)
+        samples = self.postprocess_result(self._slide(scenes, slide), samples)
+        if slide.every > 1:
+            unseen = torch.ones(
+                scenes.shape[-2:], dtype=torch.bool, device=scenes.device)
+            for top, left, height, width, _ in slide.chosen(unseen.shape):
+                unseen[top:top + height, left:left + width] = False
+            for sample in samples:
+                truth = sample.gt_sem_seg.data
+                sample.gt_sem_seg = PixelData(data=truth.masked_fill(
+                    unseen.to(truth.device), self.decode_head.ignore_index))
+        return samples
+
+    def slide(self, validation: bool = False) -> Slide:
+        """How ``test_cfg`` says that windows slide over a scene."""
+        cfg = self.test_cfg
+        window = tuple(cfg.crop_size)
+        size = tuple(cfg.get('input_size') or window)
+        batch_size = cfg.get('batch_size', 8)
+        if not validation:
+            return Slide(window, tuple(cfg.stride), size,
+                         cfg.get('blend', 'mean'), batch_size)
+        val = cfg.get('val') or {}
+        unknown = set(val) - {'stride', 'blend', 'every'}
+        if unknown or not val.get('every', 1) >= 1:
+            raise ValueError(
+                f'test_cfg.val={dict(val)}; it takes stride, blend and every '
+                '(1 or more).')
+        return Slide(window, tuple(val.get('stride') or window), size,
+                     val.get('blend', 'center'), batch_size,
+                     val.get('every', 1))
+
+    def _slide(self, scenes: Tensor, slide: Slide) -> Tensor:
+        shape = height, width = scenes.shape[-2:]
+        weights_y, weights_x = (
+            {start: weight.to(scenes) for start, weight in blend_weights(
+                *axis, slide.blend).items()}
+            for axis in zip(shape, slide.window, slide.stride))
+        size = slide.window
         logits = scenes.new_zeros(
             len(scenes), self.out_channels, height, width)
         for i, scene in enumerate(scenes):
-            for group in batched(windows, self.test_cfg.get('batch_size', 8)):
-                views = self._cut(scene, group)
-                for window, result in zip(group, self.window_logits(views)):
+            for group in batched(slide.chosen(shape), slide.batch_size):
+                views = self._cut(scene, group, slide.input_size)
+                results = self.window_logits(views, size)
+                for window, result in zip(group, results):
                     y, x = window.top, window.left
                     weight = weights_y[y][:, None] * weights_x[x]
                     inside = logits[i, :, y:y + size[0], x:x + size[1]]
@@ -130,7 +212,8 @@ class SlideEncoderDecoder(EncoderDecoder):
             inputs = tuple(map(torch.cat, zip(*cut)))
         return super()._forward(inputs, data_samples)
 
-    def _cut(self, scene: Tensor, windows: Sequence) -> Views:
+    def _cut(self, scene: Tensor, windows: Sequence,
+             size: tuple[int, int] | None = None) -> Views:
         """Views of several windows of a scene (C, H, W), stacked.
 
         Outside is the mean, 0, or nothing in bands that have no mean.
@@ -138,7 +221,8 @@ class SlideEncoderDecoder(EncoderDecoder):
         fill = [nan if i in self.relative_bands else 0.
                 for i in range(len(scene))]
         read = reader(scene, fill)
-        cut = [cut_views(read, w, self.context_factors) for w in windows]
+        cut = [cut_views(read, w, self.context_factors, size)
+               for w in windows]
         return tuple(torch.stack(view) for view in zip(*cut))
 
     def finish(self, views: Views) -> Views:
@@ -158,10 +242,21 @@ class SlideEncoderDecoder(EncoderDecoder):
             view = view - offset
         return view.where(~view.isnan(), 0.)
 
-    def window_logits(self, views: Views) -> Tensor:
-        """Logits of local views, (B, num_classes, H, W)."""
-        metas = [dict(img_shape=views[0].shape[-2:])] * len(views[0])
-        return self.encode_decode(views, metas)
+    def window_logits(self, views: Views,
+                      size: tuple[int, int] | None = None) -> Tensor:
+        """Logits of local views.
+
+        Args:
+            views: Normalised views, local first, each (B, C, H, W).
+            size: Height and width of the windows in native pixels; those of
+                the views by default.
+
+        Returns:
+            (B, num_classes, *size): the head's logits, interpolated.
+        """
+        shape = torch.Size(size or views[0].shape[-2:])
+        return self.encode_decode(
+            views, [dict(img_shape=shape)] * len(views[0]))
 
 
 def _expect_no_tables(backbone: nn.Module, keys: NamedTuple) -> None:

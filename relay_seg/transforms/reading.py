@@ -5,7 +5,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from relay_seg.datasets.balance import class_places
+from relay_seg.datasets.balance import class_places, labelled_places
 from relay_seg.datasets.labels import IGNORE, as_ids, map_labels
 from relay_seg.rasters import (
     choose_bands,
@@ -17,9 +17,18 @@ from relay_seg.rasters import (
 from relay_seg.views import (
     Window,
     cut_views,
+    points_of,
     resample,
     surroundings,
+    view_grid,
 )
+
+#: Laws by which the extent of a scaled window is drawn.
+SCALE_LAWS = 'log', 'uniform'
+#: Points along each side that say how much of a window lies inside.
+PROBES = 17
+#: Windows that are drawn before none is thought to fit.
+TRIES = 1000
 
 
 @TRANSFORMS.register_module()
@@ -30,42 +39,89 @@ class SampleWindow(BaseTransform):
     that class. Other windows lie on the grid of the coarsest view, where
     overviews hold its pixels.
 
-    Required Keys: scene_shape; with wanted_class, also seg_map_path and
-    label_lookup. Added Keys: window, window_size.
+    Required Keys: scene_shape, context_factors; with wanted_class, also
+    seg_map_path and label_lookup; with min_inside, seg_map_path,
+    label_lookup and area. Added Keys: window, window_size, input_size.
 
     Args:
-        size: Height and width of the views in pixels.
+        window: Height and width of a window in native pixels.
+        input_size: Height and width of its views in pixels, to which it is
+            brought; those of the window by default.
         scale_range: Smallest and largest extent of a scaled window, as a
-            multiple of ``size``; drawn uniformly on a logarithmic scale.
+            multiple of ``window``.
         scale_prob: Share of windows that are scaled.
-        max_angle: Rotated windows turn by up to this angle, in degrees, in
-            either direction.
+        scale_law: The scale is drawn 'log' uniformly, as many are halved as
+            doubled, or 'uniform'.
+        angles: Smallest and largest angle of a rotated window in degrees,
+            counter-clockwise.
+        whole_angles: Draw whole degrees only, both ends among them.
         rotate_prob: Share of windows that are rotated.
+        min_inside: Share of a window, as it is turned, that must lie in the
+            scene, or in the labelled part of it (``area`` of the data set);
+            its centre must, too. None keeps upright windows in the scene and
+            lets the corners of turned ones reach out.
     """
 
-    def __init__(self, size: tuple[int, int],
+    def __init__(self, window: tuple[int, int],
+                 input_size: tuple[int, int] | None = None,
                  scale_range: tuple[float, float] = (0.5, 2.),
                  scale_prob: float = 0.5,
-                 max_angle: float = 90.,
-                 rotate_prob: float = 0.5) -> None:
-        self.size = tuple(size)
+                 scale_law: str = 'log',
+                 angles: tuple[float, float] = (-90., 90.),
+                 whole_angles: bool = False,
+                 rotate_prob: float = 0.5,
+                 min_inside: float | None = None) -> None:
+        if scale_law not in SCALE_LAWS:
+            raise ValueError(
+                f'scale_law={scale_law!r}; use one of {SCALE_LAWS}.')
+        if min_inside is not None and not 0 < min_inside <= 1:
+            raise ValueError(f'min_inside={min_inside} is no share; use a '
+                             'number above 0, at most 1, or None.')
+        self.window = tuple(window)
+        self.input_size = tuple(input_size or window)
         self.scale_range = scale_range
         self.scale_prob = scale_prob
-        self.max_angle = max_angle
+        self.scale_law = scale_law
+        self.angles = angles
+        self.whole_angles = whole_angles
         self.rotate_prob = rotate_prob
+        self.min_inside = min_inside
 
     def transform(self, results: dict) -> dict:
-        height, width = self.size
+        draw = self._within if self.min_inside is None else self._around
+        results['window'] = draw(results)
+        results['window_size'] = self.window
+        results['input_size'] = self.input_size
+        return results
+
+    def _shape(self) -> tuple[int, int, float]:
+        """Height, width and angle."""
+        height, width = self.window
         angle = 0.
         if np.random.rand() < self.scale_prob:
-            scale = np.exp(np.random.uniform(*np.log(self.scale_range)))
+            if self.scale_law == 'log':
+                scale = np.exp(np.random.uniform(*np.log(self.scale_range)))
+            else:
+                scale = np.random.uniform(*self.scale_range)
             # Even, so that all views have the same centre.
             height, width = (2 * max(round(side * scale / 2), 1)
-                             for side in self.size)
+                             for side in self.window)
         if np.random.rand() < self.rotate_prob:
-            angle = np.random.uniform(-self.max_angle, self.max_angle)
+            low, high = self.angles
+            angle = (float(np.random.randint(low, high + 1))
+                     if self.whole_angles else np.random.uniform(low, high))
+        return height, width, angle
+
+    def _step(self, results: dict) -> int:
+        """Native pixels under one of the coarsest view."""
+        widest = max(results.get('context_factors', ()), default=1)
+        return view_grid(self.window, widest, self.input_size).reduction
+
+    def _within(self, results: dict) -> Window:
+        """A window whose upright box lies in the scene, if it fits."""
+        height, width, angle = self._shape()
         place = self._place(results)
-        step = max(results.get('context_factors', ()), default=1)
+        step = self._step(results)
         start = []
         for axis, side in enumerate((height, width)):
             free = results['scene_shape'][axis] - side
@@ -75,10 +131,34 @@ class SampleWindow(BaseTransform):
             else:
                 at = place[axis] - np.random.randint(side)
             start.append(int(np.clip(at, low, high)))
-        top, left = start
-        results['window'] = Window(top, left, height, width, angle)
-        results['window_size'] = self.size
-        return results
+        return Window(*start, height, width, angle)
+
+    def _around(self, results: dict) -> Window:
+        """A window of which enough lies inside: all is drawn until it is."""
+        shape, step = results['scene_shape'], self._step(results)
+        labelled = None
+        if results.get('area') == 'labelled':
+            labelled = labelled_places(
+                results['seg_map_path'], results['label_lookup'])
+        for _ in range(TRIES):
+            height, width, angle = self._shape()
+            place = self._place(results)
+            start = []
+            for axis, side in enumerate((height, width)):
+                if place is None:
+                    centre = np.random.randint(shape[axis])
+                else:
+                    centre = place[axis] + side // 2 - np.random.randint(side)
+                start.append(step * round((centre - side / 2) / step))
+            window = Window(*start, height, width, angle)
+            inside = are_inside(points_of(window, PROBES), shape, labelled)
+            if inside[len(inside) // 2] and inside.mean() >= self.min_inside:
+                return window
+        raise ValueError(
+            f'{results.get("img_path")}: of {TRIES} windows around '
+            f'{self.window[0]} x {self.window[1]} pixels none lies inside by '
+            f'min_inside={self.min_inside}; use smaller windows, a smaller '
+            'min_inside, or take the scene out of the split.')
 
     @staticmethod
     def _place(results: dict) -> np.ndarray | None:
@@ -94,13 +174,34 @@ class SampleWindow(BaseTransform):
         return places[np.random.randint(len(places))]
 
 
+def are_inside(points: np.ndarray, shape: tuple[int, int],
+               labelled: np.ndarray | None) -> np.ndarray:
+    """Which places lie in a scene, and in the labelled part of it.
+
+    Args:
+        points: Row and column, (N, 2); edges of the scene count.
+        shape: Height and width of the scene in native pixels.
+        labelled: Where it is labelled, (H, W) bool of any coarser grid over
+            the scene; None if all of it counts.
+    """
+    slack = 1e-6  # of turned corners
+    inside = ((points >= -slack) & (points <= np.add(shape, slack))).all(1)
+    if labelled is not None:
+        cells = (points / shape * labelled.shape).astype(int)
+        rows, columns = cells.clip(0, np.subtract(labelled.shape, 1)).T
+        inside &= labelled[rows, columns]
+    return inside
+
+
 @TRANSFORMS.register_module()
 class ReadViews(BaseTransform):
     """Read the views of a window, and their labels, from disk.
 
     Required Keys: img_path, seg_map_path, label_lookup, window, window_size,
-    context_factors. Added Keys: views (each (C, H, W) float32), labels (local
-    (H, W) uint8, then (k*H, k*W) of each global view), img_shape, ori_shape.
+    input_size, context_factors. Added Keys: views (each (C, H, W) float32
+    with H and W of ``input_size``), labels (local (H, W) uint8, then
+    (k*H, k*W) of each global view; the nearest native pixel where a pixel of
+    the input is not one), img_shape, ori_shape.
 
     Args:
         fill: Value of each band outside the scene: the mean that the data
@@ -115,26 +216,26 @@ class ReadViews(BaseTransform):
         self.bands = bands
 
     def transform(self, results: dict) -> dict:
-        window, size = results['window'], results['window_size']
+        window, size = results['window'], results['input_size']
         factors = results['context_factors']
-        upright = window == Window(*window[:2], *size)
+        upright = window == Window(*window[:2], *results['window_size'])
         read = raster_reader(
             results['img_path'], bands=self.bands, fill=self.fill)
         if upright:
-            views = cut_views(read, window, factors)
+            views = cut_views(read, window, factors, size)
         else:
             views = tuple(
                 resample(read, surroundings(window, k), size, smooth=True)
                 for k in (1, *factors))
         results['views'] = views
-        results['labels'] = self._labels(results, window, size, upright)
+        results['labels'] = self._labels(results, window, size)
         results['img_shape'] = results['ori_shape'] = tuple(size)
         return results
 
     @staticmethod
-    def _labels(results: dict, window: Window, size: tuple[int, int],
-                upright: bool) -> tuple[np.ndarray, ...]:
-        """Native labels under the views of the (perhaps turned) window."""
+    def _labels(results: dict, window: Window,
+                size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        """Labels under the views of the (perhaps turned) window."""
         path, factors = results['seg_map_path'], results['context_factors']
         widest = max(factors, default=1)
         region = surroundings(window, widest)
@@ -145,7 +246,7 @@ class ReadViews(BaseTransform):
                 return as_ids(read_region(
                     raster, box, bands=[1], fill=[IGNORE], dtype=dtype), path)
 
-            if upright:
+            if window == Window(*window[:2], *size):
                 label = read(region, 1)[0]
             else:
                 label = resample(read, region, tuple(

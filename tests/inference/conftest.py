@@ -43,11 +43,11 @@ class CheapEncoderDecoder(SlideEncoderDecoder):
         self.mix = nn.Parameter(torch.randn(
             channels, views * bands, generator=generator))
         self.place = nn.Parameter(torch.randn(
-            channels, *self.test_cfg.crop_size, generator=generator))
+            channels, *self.slide().input_size, generator=generator))
         self.calls = 0
         self.eval()
 
-    def window_logits(self, views):
+    def window_logits(self, views, size=None):
         self.calls += 1
         views = self.finish(views)
         if self.copy:
@@ -55,8 +55,11 @@ class CheapEncoderDecoder(SlideEncoderDecoder):
         stacked = torch.cat(views, dim=1)
         context = area_mean(stacked, 4).repeat_interleave(
             4, -2).repeat_interleave(4, -1)
-        return torch.einsum('oc,bchw->bohw', self.mix, stacked + context.tanh()
-                            ) * (1 + self.place.tanh())
+        logits = torch.einsum(
+            'oc,bchw->bohw', self.mix, stacked + context.tanh()
+        ) * (1 + self.place.tanh())
+        return nn.functional.interpolate(
+            logits, size or logits.shape[-2:], mode='bilinear')
 
 
 @pytest.fixture(scope='session')
@@ -64,9 +67,10 @@ def cheap():
     """``cheap(size=(16, 16), stride=(8, 8), blend='mean', ...)``"""
 
     def build(size=(16, 16), stride=(8, 8), blend='gaussian', batch_size=3,
-              **settings):
+              input_size=None, **settings):
         test_cfg = dict(mode='slide', crop_size=size, stride=stride,
-                        blend=blend, batch_size=batch_size)
+                        blend=blend, batch_size=batch_size,
+                        input_size=input_size)
         return CheapEncoderDecoder(test_cfg=test_cfg, **settings)
 
     return build

@@ -65,6 +65,52 @@ def test_any_number_of_views(cheap, noise, scene_file, tmp_path, check,
     check(cheap(context_factors=factors, stride=(8, 11)), image, path)
 
 
+@pytest.mark.parametrize('input_size', [(8, 8), (12, 12), (48, 48)])
+@pytest.mark.parametrize('factors', [(), (4, ), (3, 5)])
+@pytest.mark.parametrize('shape', [(33, 128), (61, 83), (9, 40)])
+def test_windows_brought_to_another_size(
+        cheap, noise, scene_file, tmp_path, check, shape, factors,
+        input_size):
+    """Two native pixels under one of the input, one and a half, a half."""
+    size = (16, 16) if input_size[0] == 8 else (
+        18, 18) if input_size[0] == 12 else (24, 24)
+    image = noise(*shape)
+    image[:, 20:30, 15:40] = 0
+    path = scene_file(tmp_path / 'scene.tif', image, 0)
+    check(cheap(size=size, stride=(7, 10), input_size=input_size,
+                context_factors=factors), image, path, 0)
+
+
+def test_settings_bring_windows_to_another_size(
+        cheap, noise, scene_file, tmp_path, in_memory):
+    """As the config would; without a size, pixels stay as large."""
+    image = noise(60, 70)
+    path = scene_file(tmp_path / 'scene.tif', image)
+    expected = in_memory(cheap(
+        size=(32, 32), stride=(16, 16), input_size=(16, 16)), image)[0]
+    model = cheap(size=(16, 16), stride=(8, 8), input_size=(16, 16))
+    predict_raster(model, path, tmp_path / 'out.tif', window=(32, 32),
+                   input_size=(16, 16))
+    np.testing.assert_array_equal(read(tmp_path / 'out.tif')[0], expected)
+    found = predict_array(model, image, window=(32, 32), input_size=(16, 16))
+    np.testing.assert_array_equal(found.classes, expected)
+    halves = cheap(size=(32, 32), stride=(16, 16), input_size=(16, 16))
+    predict_raster(halves, path, tmp_path / 'same.tif')
+    same = predict_array(halves, image)
+    np.testing.assert_array_equal(read(tmp_path / 'same.tif')[0],
+                                  same.classes)
+
+
+def test_an_output_of_another_input_size_is_not_kept(
+        cheap, noise, scene_file, tmp_path):
+    path = scene_file(tmp_path / 'scene.tif', noise(60, 70))
+    first = predict_raster(cheap(), path, tmp_path / 'out.tif')
+    again = predict_raster(cheap(), path, tmp_path / 'out.tif')
+    other = predict_raster(cheap(size=(32, 32), input_size=(16, 16)), path,
+                           tmp_path / 'out.tif')
+    assert (first.kept, again.kept, other.kept) == (False, True, False)
+
+
 @pytest.mark.parametrize('bands, relative', [(1, ()), (4, ()), (4, (3, ))])
 @pytest.mark.parametrize('dtype, nodata', [
     (np.uint8, None), (np.uint8, 0), (np.float32, -9999.)])

@@ -34,7 +34,7 @@ train_dataloader = dict(
     dataset=dict(
         class_balanced=True,
         pipeline=[
-            dict(type='SampleWindow', size=(window, window), scale_prob=0.,
+            dict(type='SampleWindow', window=(window, window), scale_prob=0.,
                  rotate_prob=0.),
             dict(type='ReadViews'),
             dict(type='FlipViews'),

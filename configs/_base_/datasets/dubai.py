@@ -4,7 +4,7 @@ mean = [101.8, 104.4, 101.7]
 std = [78.5, 78.4, 79.1]
 data_preprocessor = dict(type='ViewsDataPreprocessor', mean=mean, std=std)
 train_pipeline = [
-    dict(type='SampleWindow', size=(256, 256)),
+    dict(type='SampleWindow', window=(256, 256)),
     dict(type='ReadViews', fill=mean),
     dict(type='FlipViews'),
     dict(type='PhotoMetricViews'),

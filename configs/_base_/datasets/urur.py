@@ -4,7 +4,7 @@ mean = [123.675, 116.28, 103.53]
 std = [58.395, 57.12, 57.375]
 data_preprocessor = dict(type='ViewsDataPreprocessor', mean=mean, std=std)
 train_pipeline = [
-    dict(type='SampleWindow', size=(256, 256)),
+    dict(type='SampleWindow', window=(256, 256)),
     dict(type='ReadViews', fill=mean),
     dict(type='FlipViews'),
     dict(type='PhotoMetricViews'),

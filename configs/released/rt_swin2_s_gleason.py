@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/models/released_rt_swin2_s.py',
+    '../_base_/datasets/released_gleason.py',
+    '../_base_/schedules/released_50e.py', '../_base_/released_runtime.py'
+]
+model = {{_base_.model_settings}}
+train_dataloader = dict(dataset=dict(context_factors=(4, )))

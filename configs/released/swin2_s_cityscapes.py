@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/released_swin2_s.py',
+    '../_base_/datasets/released_cityscapes.py',
+    '../_base_/schedules/released_50e.py', '../_base_/released_runtime.py'
+]
+model = {{_base_.model_settings}}

@@ -1,0 +1,264 @@
+"""Configs as the command line changes them, each wish in every place."""
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import gcd, lcm
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
+
+LOADERS = 'train_dataloader', 'val_dataloader', 'test_dataloader'
+#: Pixels of the input under a token of the last feature map, by the last
+#: part of a backbone's type; 32 for others.
+STRIDES = dict(RelayViT=16, VisionTransformer=16)
+#: How far a length in metres may be from whole pixels, in pixels.
+WHOLE = 1e-3
+
+Size = tuple[int, int]
+
+
+def load_config(path: str | Path, options: Mapping[str, object] | None = None,
+                *, window: Sequence[str] | None = None,
+                input_size: Sequence[str] | None = None,
+                pretrained: str | None = None) -> Config:
+    """A config file with what a command line asks for.
+
+    Args:
+        path: Config file.
+        options: Settings to override, by dotted key.
+        window: See :func:`set_window`; None leaves it.
+        input_size: Likewise.
+        pretrained: See :func:`relay_seg.checkpoints.pretrained.
+            set_pretrained`; None leaves it.
+    """
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(dict(options or {}))
+    if window or input_size:
+        set_window(cfg, window, input_size)
+    if pretrained:
+        from relay_seg.checkpoints.pretrained import set_pretrained
+        set_pretrained(cfg, pretrained)
+    set_statistics(cfg)
+    return cfg
+
+
+def set_window(cfg: Config, window: Sequence[str] | None = None,
+               input_size: Sequence[str] | None = None) -> None:
+    """Set the window and the size it is brought to, wherever they matter.
+
+    That is: sampling in training, the views and their labels, position
+    embeddings, attention windows, slide inference and its steps. The share of
+    a window that is seen twice stays.
+
+    Args:
+        cfg: Config of this package, changed in place.
+        window: Height and width of a window, or one number for both: native
+            pixels, or metres as '128m'. None keeps it.
+        input_size: Height and width in pixels to which it is brought before
+            the network. None keeps the size of a pixel: a window of twice
+            the side is brought to twice the side.
+
+    Raises:
+        ValueError: The sizes do not fit each other or the model.
+    """
+    test_cfg = cfg.model.get('test_cfg') or {}
+    if test_cfg.get('mode') != 'slide':
+        raise ValueError(
+            f'{cfg.filename} tests in mode {test_cfg.get("mode")!r}, without '
+            'windows; choose a config with mode="slide".')
+    old_window = tuple(test_cfg.crop_size)
+    old_input = tuple(test_cfg.get('input_size') or old_window)
+    new_window = _size(window, cfg) if window else old_window
+    if input_size:
+        new_input = _size(input_size)
+    else:
+        new_input = tuple(side * new // old for side, new, old in zip(
+            old_input, new_window, old_window))
+    if new_window[0] * new_input[1] != new_window[1] * new_input[0]:
+        raise ValueError(
+            f'a window of {_show(new_window)} pixels brought to '
+            f'{_show(new_input)} would be squeezed; give --input of the same '
+            'proportions.')
+    _check_input(cfg, new_input)
+
+    test_cfg.crop_size, test_cfg.input_size = new_window, new_input
+    for place in (test_cfg, test_cfg.get('val') or {}):
+        if place.get('stride'):
+            place.stride = tuple(
+                max(round(step * new / old), 1) for step, new, old in zip(
+                    place.stride, new_window, old_window))
+    backbone = cfg.model.backbone
+    if 'img_size' in backbone:
+        square = new_input[0] == new_input[1]
+        backbone.img_size = new_input[0] if square else new_input
+    if 'window_size' in backbone and new_input != old_input:
+        _fit_attention(backbone, new_input)
+    for loader in _loaders(cfg):
+        if 'window' in (loader.get('sampler') or {}):
+            loader.sampler.window = new_window
+    for step in _training_steps(cfg):
+        if step['type'] == 'SampleWindow':
+            step['window'], step['input_size'] = new_window, new_input
+    cfg.window, cfg.input_size = new_window, new_input
+
+
+def _size(sides: Sequence[str], cfg: Config | None = None) -> Size:
+    """Height and width in pixels of what a command line gives."""
+    text = ' '.join(map(str, sides))
+    found = [re.fullmatch(r'(\d+(?:\.\d+)?)(m?)', str(s)) for s in sides]
+    if len(sides) > 2 or not all(found):
+        raise ValueError(
+            f'{text!r} is no size; give one number or height and width, in '
+            'pixels such as 512, or for --window in metres such as 128m.')
+    lengths = []
+    for match in found:
+        length, pixel = float(match[1]), 1.
+        if match[2]:
+            if cfg is None:
+                raise ValueError(f'--input {text} is in metres; give pixels.')
+            pixel = pixel_size(cfg)
+        pixels = round(length / pixel)
+        if pixels < 1 or abs(length / pixel - pixels) > WHOLE:
+            raise ValueError(
+                f'{match[0]} are {length / pixel:g} pixels of {pixel:g} m; '
+                f'use {max(pixels, 1) * pixel:g}m.' if match[2] else
+                f'{match[0]} is no whole number of pixels.')
+        lengths.append(pixels)
+    return lengths[0], lengths[-1]
+
+
+def pixel_size(cfg: Config) -> float:
+    """Side of a pixel of a config's data in metres.
+
+    From the data set's ``metainfo``, else from its first scene.
+
+    Raises:
+        ValueError: Neither says it.
+    """
+    from relay_seg.inference.model import dataset_meta
+    size = dataset_meta(cfg).get('pixel_size')
+    if size:
+        return float(size)
+    for dataset in _datasets(loader.dataset for loader in _loaders(cfg)):
+        folder = Path(dataset.get('data_root') or '', (
+            dataset.get('data_prefix') or {}).get('img_path') or '')
+        suffix = dataset.get('img_suffix', '.tif')
+        scene = next(iter(sorted(folder.glob(f'**/*{suffix}'))), None)
+        if scene is not None:
+            from relay_seg.rasters import open_raster, pixel_metres
+            with open_raster(scene) as raster:
+                size = pixel_metres(raster)
+            if size:
+                return size
+            raise ValueError(f'{scene} does not say how large its pixels are; '
+                             'give the window in pixels, without m.')
+    raise ValueError(
+        'the data do not say how large a pixel is; set '
+        'metainfo=dict(pixel_size=...) of the data set in metres, or give '
+        'the window in pixels, without m.')
+
+
+def _check_input(cfg: Config, size: Size) -> None:
+    """Does the model take views of this size?"""
+    kind = str(cfg.model.backbone.type).split('.')[-1]
+    stride = STRIDES.get(kind, 32)
+    if kind in STRIDES:
+        stride = cfg.model.backbone.get('patch_size', stride)
+    # Centres of global views lie on whole pixels.
+    factors = [k * (2 - k % 2) for k in cfg.model.get('context_factors', ())]
+    multiple = lcm(stride, *factors)
+    if any(side % multiple for side in size):
+        near = tuple(max(round(side / multiple), 1) * multiple
+                     for side in size)
+        raise ValueError(
+            f'views of {_show(size)} pixels do not fit {kind}'
+            + (f' with context factors {tuple(cfg.model.context_factors)}'
+               if factors else '')
+            + f'; use multiples of {multiple}, such as --input '
+            f'{" ".join(map(str, near))}.')
+
+
+def _fit_attention(backbone: ConfigDict, size: Size) -> None:
+    """Attention windows that part the token maps without a rest.
+
+    Each becomes the divisor of its map that is nearest to it. Distances in
+    it mean what they meant before.
+    """
+    patch = backbone.get('patch_size', 4)
+    old = backbone.window_size
+    if isinstance(old, int):  # one for all: the last map is the smallest
+        new = _nearest_divisor(gcd(*size) // (8 * patch), old)
+    else:
+        new = [_nearest_divisor(gcd(*size) // (patch * 2**i), side)
+               for i, side in enumerate(old)]
+    if new == old:
+        return
+    sides = [old] * 4 if isinstance(old, int) else old
+    before = backbone.get('pretrained_window_sizes') or [0] * len(sides)
+    backbone.pretrained_window_sizes = [
+        side or own for side, own in zip(before, sides)]
+    backbone.window_size = new
+    MMLogger.get_current_instance().info(
+        f'Attention windows of {new} in place of {old}, to fit views of '
+        f'{_show(size)} pixels.')
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    return min(divisors, key=lambda d: (max(d / wanted, wanted / d), -d))
+
+
+def set_statistics(cfg: Config) -> None:
+    """Fill in mean and deviation that a config takes from its data.
+
+    ``band_statistics=dict(splits=[...])`` at the top of a config asks for
+    those of the converted scenes in these splits: the model's data
+    preprocessor and the fill of its training views are set, and the config
+    then holds numbers. Without the data it stays as it is.
+    """
+    wanted = cfg.get('band_statistics')
+    if not wanted:
+        return
+    from relay_seg.datasets.balance import band_statistics
+    root = cfg.train_dataloader.dataset.get('data_root')
+    try:
+        found = band_statistics(root, wanted.splits)
+    except FileNotFoundError:
+        return  # said by whoever needs the numbers
+    mean, std = ([float(f'{x:.7g}') for x in part] for part in zip(*found))
+    cfg.model.data_preprocessor.update(mean=mean, std=std)
+    relative = cfg.model.get('relative_bands', ())
+    for step in _training_steps(cfg):
+        if step['type'] == 'ReadViews':
+            step['fill'] = [None if i in relative else x
+                            for i, x in enumerate(mean)]
+    cfg.band_statistics = None
+
+
+def _loaders(cfg: Config) -> Iterator[ConfigDict]:
+    for name in LOADERS:
+        if (cfg.get(name) or {}).get('dataset'):
+            yield cfg[name]
+
+
+def _datasets(cfgs: Iterable[ConfigDict]) -> Iterator[ConfigDict]:
+    """Data sets, those inside of wrappers too."""
+    for cfg in cfgs:
+        inside = cfg.get('datasets') or (
+            [cfg.dataset] if cfg.get('dataset') else [])
+        yield from _datasets(inside) if inside else [cfg]
+
+
+def _training_steps(cfg: Config) -> Iterator[ConfigDict]:
+    """Steps of the training pipeline, wherever a config holds it."""
+    pipelines = [cfg.get('train_pipeline') or ()]
+    loader = cfg.get('train_dataloader') or {}
+    if loader.get('dataset'):
+        pipelines += [dataset.get('pipeline') or ()
+                      for dataset in _datasets([loader.dataset])]
+    for pipeline in pipelines:
+        yield from pipeline
+
+
+def _show(size: Size) -> str:
+    return ' x '.join(map(str, size))
