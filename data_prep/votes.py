@@ -1,4 +1,5 @@
 """One label from the maps of several annotators."""
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,13 +11,13 @@ from writing import strips
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
-    """The class with most votes in each pixel.
+    """The id with most votes in each pixel.
 
-    Ties go to the lowest class id, as with the usual mode; ignored pixels
-    win only with more votes than every class.
+    Ties go to the lowest id, as with the usual mode; so ignored pixels win
+    only with more votes than every class.
 
     Args:
-        votes: Class ids (N, H, W) uint8, 255 for ignored.
+        votes: Ids (N, H, W) uint8, 255 for ignored where they are classes.
 
     Returns:
         (H, W) uint8.
@@ -27,8 +28,8 @@ def majority(votes: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def open_votes(image: Path, maps: Sequence[Path],
-               ids: Mapping[int, int]) -> Iterator['Votes']:
+def open_votes(image: Path, maps: Sequence[Path], ids: Mapping[int, int],
+               raw: bool = False) -> Iterator['Votes']:
     """Open the maps of annotators that are sound.
 
     A map of another size than the image, damaged or with unknown ids does
@@ -36,28 +37,35 @@ def open_votes(image: Path, maps: Sequence[Path],
 
     Args:
         image: The image that the maps belong to.
-        maps: A map of each annotator.
+        maps: A map of each annotator; one that is listed twice has two votes.
         ids: Class id of each id in the maps.
+        raw: Vote on the ids in the maps, and map the winner; else the votes
+            are mapped, so that ids of one class vote together.
 
     Raises:
         ValueError: No map is sound.
     """
     with open_source(image) as raster:
         shape = raster.shape
-    sound, notes = [], []
-    for path in maps:
+    votes, notes = Counter(maps), []
+    for path in tuple(votes):
         try:
             _check(path, shape, ids)
-            sound.append(path)
         except (ValueError, OSError) as error:
+            del votes[path]
             notes.append(f'map left out: {error}')
-    if not sound:
+    if not votes:
         raise ValueError(f'{image} has no map that can vote: '
                          f'{" ".join(notes)}')
+    before, after = (dict(zip(ids, ids)), ids) if raw else (ids, {})
+    told = f'majority of {len(votes)} map(s)'
+    if raw:
+        told = 'mode of the raw ids of ' + ', '.join(
+            path.parent.name for path in votes.elements())
     with ExitStack() as stack:
-        yield Votes([stack.enter_context(open_ids(path, ids))
-                     for path in sound],
-                    [f'majority of {len(sound)} map(s)', *notes])
+        yield Votes([stack.enter_context(open_ids(path, before))
+                     for path in votes],
+                    list(votes.values()), after, [told, *notes])
 
 
 class Votes:
@@ -65,19 +73,25 @@ class Votes:
 
     Args:
         maps: Open maps of one size.
+        votes: How many votes each of them has.
+        ids: What becomes of the ids that win; others stay as they are.
         notes: Remarks for the manifest.
     """
 
-    def __init__(self, maps: Sequence[IdLabel], notes: list[str]) -> None:
+    def __init__(self, maps: Sequence[IdLabel], votes: Sequence[int],
+                 ids: Mapping[int, int], notes: list[str]) -> None:
         self.path = maps[0].path
         self.shape = maps[0].shape
         self.notes = notes
         self._maps = maps
+        self._votes = votes
+        self._lookup = np.arange(256, dtype=np.uint8)
+        self._lookup[list(ids)] = list(ids.values())
 
     def rows(self, top: int, height: int, width: int) -> np.ndarray:
         """Class ids (height, width) uint8 from row ``top`` on."""
-        return majority(np.stack(
-            [votes.rows(top, height, width) for votes in self._maps]))
+        seen = np.stack([x.rows(top, height, width) for x in self._maps])
+        return self._lookup[majority(seen.repeat(self._votes, axis=0))]
 
     def finish(self) -> None:
         """Nothing: the maps were read before they could vote."""

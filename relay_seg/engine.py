@@ -18,6 +18,9 @@ from relay_seg.checkpoints import (
 )
 from relay_seg.processes import warn_of_shared_store
 
+#: Of float32 matrix products, as PyTorch names them.
+MATMUL_PRECISIONS = 'highest', 'high', 'medium'
+
 
 class RelayRunner(Runner):
     """The host's runner, strict about checkpoints.
@@ -26,6 +29,21 @@ class RelayRunner(Runner):
     in training, test and resume. A run resumes from the last checkpoint of
     its work dir that loads; from ``load_from`` if the work dir has none.
     """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up the process as the host does, and its matrix products.
+
+        Args:
+            env_cfg: The host's settings, and ``matmul_precision``: 'highest'
+                (the default), 'high' (TF32 on GPUs that have it) or
+                'medium', see ``torch.set_float32_matmul_precision``.
+        """
+        precision = env_cfg.get('matmul_precision', 'highest')
+        if precision not in MATMUL_PRECISIONS:
+            raise ValueError(f'matmul_precision={precision!r} in env_cfg; use '
+                             f'one of {list(MATMUL_PRECISIONS)}.')
+        torch.set_float32_matmul_precision(precision)
+        super().setup_env(env_cfg)
 
     def load_or_resume(self) -> None:
         if self._resume and not self._has_loaded:

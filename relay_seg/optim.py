@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 #: Precision: what autocast casts to.
 DTYPES = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
+NONFINITE_GRADIENT = 'skip', 'zero'
 
 
 def default_precision() -> str:
@@ -34,15 +35,29 @@ class CheckedOptimWrapper(OptimWrapper):
     Args:
         precision: 'fp32', 'bf16' or 'fp16'; the last scales the loss, so
             that small gradients do not vanish.
+        nonfinite_gradient: What becomes of a gradient that is not finite:
+            'skip' drops the step, 'zero' sets the entries that are NaN or
+            infinite to zero and takes it (the authors' released code).
         kwargs: Those of the host's ``OptimWrapper``.
     """
 
-    def __init__(self, precision: str = 'fp32', **kwargs) -> None:
+    def __init__(self, precision: str = 'fp32',
+                 nonfinite_gradient: str = 'skip', **kwargs) -> None:
         super().__init__(**kwargs)
         if precision not in DTYPES:
             raise ValueError(
                 f'precision={precision!r}; use one of {list(DTYPES)}.')
+        if nonfinite_gradient not in NONFINITE_GRADIENT:
+            raise ValueError(
+                f'nonfinite_gradient={nonfinite_gradient!r}; use one of '
+                f'{list(NONFINITE_GRADIENT)}.')
+        if precision == 'fp16' and nonfinite_gradient == 'zero':
+            raise ValueError(
+                "nonfinite_gradient='zero' hides from precision='fp16' that "
+                "its loss scale is too large; use 'skip', or 'bf16' or "
+                "'fp32'.")
         self.precision = precision
+        self.nonfinite_gradient = nonfinite_gradient
         self.loss_scaler = None
         if precision == 'fp16':
             device = self.param_groups[0]['params'][0].device.type
@@ -50,6 +65,8 @@ class CheckedOptimWrapper(OptimWrapper):
         #: Why the last call took no step: None (it did, or accumulates),
         #: 'loss', 'gradient', or 'scale' (fp16 looks for its loss scale).
         self.skipped: str | None = None
+        #: Entries of the gradient that the last call set to zero.
+        self.zeroed = 0
         self._bad_loss = False  # in this accumulation
         self._means: list[tuple[Tensor, Tensor]] = []
 
@@ -67,7 +84,7 @@ class CheckedOptimWrapper(OptimWrapper):
 
     def update_params(self, loss: Tensor, step_kwargs: dict | None = None,
                       zero_kwargs: dict | None = None) -> None:
-        self.skipped = None
+        self.skipped, self.zeroed = None, 0
         finite = loss.detach().isfinite().float()
         all_reduce(finite, op='min')
         if not finite:
@@ -94,6 +111,8 @@ class CheckedOptimWrapper(OptimWrapper):
 
     def step(self, **kwargs) -> None:
         if self.loss_scaler is None:
+            if self.nonfinite_gradient == 'zero':
+                self.zeroed = self._zero_nonfinite()
             if not self._finite_gradient():
                 self.skipped = 'gradient'
                 return
@@ -111,12 +130,23 @@ class CheckedOptimWrapper(OptimWrapper):
         scaler.step(self.optimizer, **kwargs)  # does nothing if not finite
         scaler.update()
 
+    def _with_gradient(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group['params']
+                if p.grad is not None]
+
     def _finite_gradient(self) -> bool:
         """The same in all processes, which share the gradient by now."""
-        params = [p for group in self.param_groups for p in group['params']
-                  if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(params, float('inf'))
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._with_gradient(), float('inf'))
         return bool(norm.isfinite())
+
+    def _zero_nonfinite(self) -> int:
+        """Set what is not finite in the gradient to zero and count it."""
+        grads = [p.grad for p in self._with_gradient()]
+        count = sum((~grad.isfinite()).sum() for grad in grads)
+        for grad in grads:
+            grad.nan_to_num_(nan=0., posinf=0., neginf=0.)
+        return int(count)
 
     def state_dict(self) -> dict:
         state = super().state_dict()

@@ -38,7 +38,8 @@ def runner():
     logger = logging.Logger('test')
     logger.addHandler(Lines())
     wrapper = SimpleNamespace(
-        skipped=None, loss_scaler=SimpleNamespace(get_scale=lambda: 512.))
+        skipped=None, zeroed=0,
+        loss_scaler=SimpleNamespace(get_scale=lambda: 512.))
     return SimpleNamespace(
         logger=logger, optim_wrapper=wrapper, iter=0, max_iters=4,
         val_dataloader=[0] * 3, test_dataloader=[0] * 3)
@@ -83,6 +84,19 @@ def test_looking_for_the_scale_of_fp16_is_no_bad_step(runner):
     run_steps(StopAfterBadSteps(limit=1), runner, ['scale'] * 5)
     assert {level for level, _ in runner.logger.handlers[0].lines} == {'INFO'}
     assert 'It is 512 now' in runner.logger.handlers[0].lines[0][1]
+
+
+def test_zeroed_gradients_are_told_and_do_not_count(runner):
+    hook = StopAfterBadSteps(limit=2)
+    runner.optim_wrapper.zeroed = 7
+    run_steps(hook, runner, [None] * 4)
+    assert hook.in_a_row == 0
+    levels, lines = zip(*runner.logger.handlers[0].lines)
+    assert levels == ('WARNING', ) * 4
+    assert 'Iteration 4 makes its step with 7 entries' in lines[3]
+    runner.optim_wrapper.zeroed = 0
+    run_steps(hook, runner, [None])
+    assert len(runner.logger.handlers[0].lines) == 4
 
 
 def test_training_stops_on_data_that_give_nan(module_scenes, tmp_path):

@@ -1,21 +1,35 @@
 """Losses against the authors' values, loops and the blackest batch."""
+import copy
+
 import golden_values as golden
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from test_tools import PLAIN, RELAY, ROOT
 
-from relay_seg.losses import AgreementLoss, GlobalViewLoss
+from relay_seg.losses import (
+    AgreementLoss,
+    CheckedCrossEntropyLoss,
+    GlobalViewLoss,
+)
 from relay_seg.losses.global_view import soft_labels
+from relay_seg.structures import label_field
 from relay_seg.views import area_mean, center
 
 CLASSES, K, IGNORE = 4, 4, 255
+WEIGHTS = [0.2, 1., 0., 7.5]
 
 
-def host_loss(logits, label):
-    """The host's cross-entropy as our configs set it."""
-    loss = CrossEntropyLoss(avg_non_ignore=True)
+def local_loss(logits, label, **settings):
+    """Cross-entropy of the local view as our configs set it."""
+    loss = CheckedCrossEntropyLoss(avg_non_ignore=True, **settings)
     return loss(logits, label.long(), ignore_index=IGNORE)
 
 
@@ -69,7 +83,7 @@ def test_losses_and_gradients_are_the_authors(name, suffix, dtype, tolerance):
     local = theirs['logits_local'].to(dtype).requires_grad_()
     wide = theirs['logits_global'].to(dtype).requires_grad_()
     label = theirs['target']
-    ce = host_loss(local, label)
+    ce = local_loss(local, label)
     context = GlobalViewLoss(
         0.1, extent='center', avg_non_ignore=False)(wide, label, K)
     agree = AgreementLoss(0.1, mask_ignored=False)(local, wide, label, K)
@@ -239,7 +253,7 @@ def test_a_batch_of_ignored_pixels_costs_exactly_zero(scale, avg_non_ignore):
     label = torch.full((2, 16, 16), IGNORE)
     wide_label = torch.full((2, 64, 64), IGNORE, dtype=torch.uint8)
     losses = [
-        host_loss(local, label),
+        local_loss(local, label),
         GlobalViewLoss(1., 'full', avg_non_ignore)(wide, wide_label, K),
         GlobalViewLoss(1., 'center', avg_non_ignore)(wide, label, K),
         AgreementLoss(1.)(local, wide, label, K)
@@ -302,3 +316,263 @@ def test_labels_of_the_wrong_extent_are_refused():
         GlobalViewLoss(extent='full')(wide, label, K)
     with pytest.raises((ValueError, RuntimeError)):
         GlobalViewLoss(extent='center')(wide, wide_label, K)
+
+
+# Weights of classes
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_weighted_cross_entropy_is_pytorchs(dtype):
+    local, _, label, _ = batch(dtype=dtype)
+    ours = local_loss(local, label, class_weight=WEIGHTS, loss_weight=0.3)
+    grad, = torch.autograd.grad(ours, local)
+    theirs = 0.3 * F.cross_entropy(
+        local, label, torch.tensor(WEIGHTS, dtype=dtype),
+        ignore_index=IGNORE)
+    expected, = torch.autograd.grad(theirs, local)
+    assert (label == IGNORE).any()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(grad, expected)
+
+
+def test_equal_weights_of_classes_change_nothing():
+    local, wide, label, wide_label = batch()
+    alike = dict(class_weight=[2.] * CLASSES)
+    torch.testing.assert_close(
+        local_loss(local, label, **alike), local_loss(local, label))
+    torch.testing.assert_close(
+        GlobalViewLoss(**alike)(wide, wide_label, K),
+        GlobalViewLoss()(wide, wide_label, K))
+    for mask in (True, False):
+        torch.testing.assert_close(
+            AgreementLoss(mask_ignored=mask, **alike)(local, wide, label, K),
+            AgreementLoss(mask_ignored=mask)(local, wide, label, K))
+
+
+@pytest.mark.parametrize('settings', [
+    dict(), dict(class_weight=None), dict(reduction='sum'),
+    dict(reduction='none', class_weight=WEIGHTS),
+    dict(reduction='sum', class_weight=WEIGHTS),
+    dict(avg_non_ignore=False, class_weight=WEIGHTS)])
+def test_all_else_is_the_hosts(settings):
+    local, _, label, _ = batch()
+    settings = dict(avg_non_ignore=True) | settings
+    ours, theirs = (
+        loss(**settings)(local, label, ignore_index=IGNORE)
+        for loss in (CheckedCrossEntropyLoss, CrossEntropyLoss))
+    assert torch.equal(ours, theirs)
+
+
+def test_weights_of_pixels_scale_the_cost_not_the_divisor():
+    """As in the host without weights of classes."""
+    local, _, label, _ = batch()
+    pixels = (torch.rand(label.shape) < 0.3).double()
+    loss = CheckedCrossEntropyLoss(avg_non_ignore=True, class_weight=WEIGHTS)
+    ours = loss(local, label, weight=pixels, ignore_index=IGNORE)
+    weights = torch.tensor(WEIGHTS, dtype=local.dtype)
+    costs = F.cross_entropy(
+        local, label, weights, ignore_index=IGNORE, reduction='none')
+    expected = (costs * pixels).sum() / weights[label[label != IGNORE]].sum()
+    torch.testing.assert_close(ours, expected)
+    alike = CheckedCrossEntropyLoss(
+        avg_non_ignore=True, class_weight=[1.] * CLASSES)
+    torch.testing.assert_close(
+        alike(local, label, weight=pixels, ignore_index=IGNORE),
+        CrossEntropyLoss(avg_non_ignore=True)(
+            local, label, weight=pixels, ignore_index=IGNORE))
+
+
+def test_weighted_losses_of_certain_shares_are_pytorchs():
+    """Where each cell shows one class; ignored cells do not count."""
+    local, wide, _, _ = batch()
+    cells = torch.randint(CLASSES, wide[:, 0].shape)
+    cells[torch.rand(cells.shape) < 0.1] = IGNORE
+    label = cells.repeat_interleave(K, 1).repeat_interleave(K, 2)
+    weights = torch.tensor(WEIGHTS, dtype=wide.dtype)
+    torch.testing.assert_close(
+        GlobalViewLoss(1., class_weight=WEIGHTS)(wide, label, K),
+        F.cross_entropy(wide, cells, weights, ignore_index=IGNORE))
+    middle = center(cells, K)
+    label = middle.repeat_interleave(K, 1).repeat_interleave(K, 2)
+    certain = 1e3 * F.one_hot(label.where(label != IGNORE, 0), CLASSES)
+    torch.testing.assert_close(
+        AgreementLoss(1., class_weight=WEIGHTS)(
+            certain.movedim(-1, 1).double(), wide, label, K),
+        F.cross_entropy(
+            center(wide, K), middle, weights, ignore_index=IGNORE))
+
+
+@pytest.mark.parametrize('extent', ['full', 'center'])
+def test_weighted_global_loss_equals_a_loop(extent):
+    _, wide, label, wide_label = batch()
+    target_label = wide_label if extent == 'full' else label
+    ours = GlobalViewLoss(1., extent, class_weight=WEIGHTS)(
+        wide, target_label, K)
+    target, valid = naive_shares(target_label, CLASSES, K)
+    assert 0 < valid.mean() < 1
+    cells = wide if extent == 'full' else center(wide, K)
+    costs, total = -cells.detach().log_softmax(1).numpy(), [0., 0.]
+    for b, y, x in np.argwhere(valid):
+        for c, weight in enumerate(WEIGHTS):
+            total[0] += weight * target[b, c, y, x] * costs[b, c, y, x]
+            total[1] += weight * target[b, c, y, x]
+    assert ours.item() == pytest.approx(total[0] / total[1], rel=1e-12)
+
+
+def test_a_heavy_class_is_not_avoided_where_nothing_speaks_against_it():
+    """A global view that knows nothing does not move the local one."""
+    local, wide, label, _ = batch(share_ignored=0.)
+    AgreementLoss(class_weight=[1., 1., 1., 50.])(
+        local, torch.zeros_like(wide), label, K).backward()
+    assert local.grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize('weights', [WEIGHTS, [1., 1., 1., 1.]])
+def test_weighted_losses_of_ignored_pixels_are_exactly_zero(weights):
+    local = torch.randn(2, CLASSES, 16, 16, requires_grad=True)
+    wide = torch.randn(2, CLASSES, 16, 16, requires_grad=True)
+    label = torch.full((2, 16, 16), IGNORE)
+    wide_label = torch.full((2, 64, 64), IGNORE, dtype=torch.uint8)
+    losses = [
+        local_loss(local, label, class_weight=weights),
+        GlobalViewLoss(class_weight=weights)(wide, wide_label, K),
+        AgreementLoss(class_weight=weights)(local, wide, label, K)
+    ]
+    assert [loss.item() for loss in losses] == [0, 0, 0]
+    sum(losses).backward()
+    assert (local.grad == 0).all() and (wide.grad == 0).all()
+
+
+def test_a_batch_of_a_class_without_weight_costs_nothing():
+    local, wide, label, wide_label = batch()
+    assert WEIGHTS[2] == 0
+    assert local_loss(local, torch.full_like(label, 2),
+                      class_weight=WEIGHTS) == 0
+    assert GlobalViewLoss(class_weight=WEIGHTS)(
+        wide, torch.full_like(wide_label, 2), K) == 0
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_weighted_cross_entropy_counts_in_fp32(dtype):
+    """The weights of a window do not fit in half precision."""
+    logits = torch.randn(1, CLASSES, 256, 256)
+    label = torch.randint(CLASSES, (1, 256, 256))
+    half = local_loss(logits.to(dtype), label, class_weight=WEIGHTS)
+    full = local_loss(logits.to(dtype).float(), label, class_weight=WEIGHTS)
+    assert half.item() == pytest.approx(full.item(), rel=1e-6)
+
+
+def test_weights_come_from_a_file(tmp_path):
+    path = tmp_path / 'weights.json'
+    path.write_text(str(WEIGHTS))
+    local, wide, label, wide_label = batch()
+    np.save(tmp_path / 'weights.npy', np.array(WEIGHTS))
+    for file in (path, tmp_path / 'weights.npy'):
+        assert local_loss(local, label, class_weight=str(file)) == (
+            local_loss(local, label, class_weight=WEIGHTS))
+        assert GlobalViewLoss(class_weight=str(file))(
+            wide, wide_label, K) == GlobalViewLoss(class_weight=WEIGHTS)(
+                wide, wide_label, K)
+
+
+@pytest.mark.parametrize('weights', [
+    [1., -1.], [1., float('nan')], [float('inf'), 1.], [0., 0.]])
+def test_impossible_weights_are_refused(weights):
+    for loss in (CheckedCrossEntropyLoss, GlobalViewLoss, AgreementLoss):
+        with pytest.raises(ValueError, match='use finite numbers'):
+            loss(class_weight=weights)
+
+
+def test_weights_and_the_divisor_of_all_cells_are_refused():
+    with pytest.raises(ValueError, match='leave out one of them'):
+        GlobalViewLoss(avg_non_ignore=False, class_weight=WEIGHTS)
+
+
+def test_a_wrong_number_of_weights_is_said_at_the_first_loss():
+    local, wide, label, wide_label = batch()
+    for loss, given in (
+        (CheckedCrossEntropyLoss(class_weight=[1., 2.]), (local, label)),
+        (GlobalViewLoss(class_weight=[1., 2.]), (wide, wide_label, K)),
+        (AgreementLoss(class_weight=[1., 2.]), (local, wide, label, K))):
+        with pytest.raises(ValueError, match=f'{type(loss).__name__} has 2 '
+                           'weights, but the model has 4 classes'):
+            loss(*given)
+
+
+# In our configs
+
+
+def build(path, head=(), **changes):
+    """A model of a config, with a head of few channels."""
+    cfg = Config.fromfile(ROOT / path)
+    init_default_scope('mmseg')
+    cfg.merge_from_dict(copy.deepcopy(dict(model=dict(
+        decode_head=dict(channels=8, **dict(head)), **changes))))
+    return MODELS.build(cfg.model)
+
+
+def losses_of(model):
+    factors = (1, *model.context_factors)
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample()
+        for i, factor in enumerate(factors):
+            label = torch.randint(5, (1, 128 * factor, 128 * factor))
+            label[torch.rand(label.shape) < 0.2 / factor**2] = IGNORE
+            sample.set_data({label_field(i): PixelData(data=label)})
+        samples.append(sample)
+    views = tuple(torch.randn(2, 3, 128, 128) for _ in factors)
+    losses = model.loss(views, samples)
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters()
+               if p.grad is not None)
+    return losses
+
+
+FIVE = [1., 2., 3., 4., 5.]
+HARD = dict(type='OHEMPixelSampler', thresh=0.7, min_kept=100)
+
+
+LOSSES = {
+    'weights': dict(loss_decode=dict(class_weight=FIVE)),
+    'hard pixels': dict(sampler=HARD),
+    'hard pixels, most loss': dict(
+        sampler=dict(type='OHEMPixelSampler', min_kept=100)),
+    'hard pixels, weights': dict(
+        sampler=HARD, loss_decode=dict(class_weight=FIVE)),
+    'dice': dict(loss_decode=dict(
+        _delete_=True, type='DiceLoss', use_sigmoid=False)),
+    'lovasz': dict(loss_decode=dict(
+        _delete_=True, type='LovaszLoss', reduction='none',
+        class_weight=FIVE)),
+}
+
+
+@pytest.mark.parametrize('path', [PLAIN, RELAY], ids=['plain', 'relay'])
+@pytest.mark.parametrize('name', LOSSES)
+def test_other_losses_train_in_our_configs(path, name):
+    losses = losses_of(build(path, LOSSES[name]))
+    names = dict(dice='loss_dice', lovasz='loss_lovasz')
+    assert losses[f'decode.{names.get(name, "loss_ce")}'] > 0
+
+
+def test_several_losses_in_a_config_of_ours():
+    cfg = Config.fromfile(ROOT / RELAY)
+    kept = cfg.model.decode_head.loss_decode | dict(class_weight=FIVE)
+    losses = losses_of(build(RELAY, dict(loss_decode=[
+        kept, dict(type='DiceLoss', use_sigmoid=False, loss_weight=0.5)])))
+    assert {'decode.loss_ce', 'decode.loss_dice', 'loss_global',
+            'loss_agree'} <= losses.keys()
+
+
+def test_a_wrong_number_of_weights_is_said_when_a_relay_model_is_built():
+    for changes in (dict(head=dict(loss_decode=dict(class_weight=[1.]))),
+                    dict(loss_global=dict(
+                        type='GlobalViewLoss', class_weight=[1.])),
+                    dict(loss_agree=dict(
+                        type='AgreementLoss', class_weight=[1.]))):
+        with pytest.raises(ValueError, match='has 1 weights, but the model '
+                           'has 5 classes'):
+            build(RELAY, **changes)

@@ -1,10 +1,12 @@
-"""Steps in every precision, accumulated or not, and steps that are skipped."""
+"""Steps in every precision, accumulated or not; bad gradients and losses."""
 import copy
 
 import pytest
 import torch
+from mmengine.model import BaseModel
 from torch import nn
 
+from relay_seg.engine import RelayRunner
 from relay_seg.optim import CheckedOptimWrapper
 
 NAN = float('nan')
@@ -185,3 +187,137 @@ def test_scale_goes_through_a_checkpoint_and_other_precisions():
     assert 'loss_scaler' not in plain.state_dict()
     other.load_state_dict(plain.state_dict())
     assert other.loss_scaler.get_scale() == 8.
+
+
+# A gradient that is not finite, of a loss that is
+
+
+class Root(nn.Module):
+    """sqrt(0) is finite; its derivative is not, for one entry of three."""
+
+    def __init__(self, third=0.):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1., 2., third]))
+
+    def forward(self, x):
+        return (self.weight * x).sqrt()
+
+
+def zeroing(model, **kwargs):
+    wrapper = CheckedOptimWrapper(
+        optimizer=torch.optim.AdamW(model.parameters(), lr=0.1),
+        nonfinite_gradient='zero', **kwargs)
+    return model, wrapper
+
+
+@pytest.mark.parametrize('clip', (None, dict(max_norm=0.01)))
+@pytest.mark.parametrize('precision', ('fp32', 'bf16'))
+def test_bad_entries_of_the_gradient_become_zero(precision, clip):
+    """The others step as in plain AdamW, and as if clipped without them."""
+    model, wrapper = zeroing(Root(), precision=precision,
+                             clip_grad=copy.copy(clip))
+    plain = Root(1.)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.1)
+    with torch.no_grad():
+        plain.weight[2] = 0.
+    for _ in range(3):
+        wrapper.update_params(model(torch.ones(3)).sum())
+        assert (wrapper.skipped, wrapper.zeroed) == (None, 1)
+        optimizer.zero_grad()
+        plain.weight[:2].sqrt().sum().backward()
+        if clip:
+            nn.utils.clip_grad_norm_(plain.parameters(), **clip)
+        optimizer.step()
+        assert torch.equal(model.weight, plain.weight)
+    assert model.weight[2] == 0 and model.weight[0] < 0.8
+
+
+def test_zeroed_entries_are_those_of_the_last_step():
+    model, wrapper = zeroing(Root())
+    wrapper.update_params(model(torch.ones(3)).sum())
+    assert wrapper.zeroed == 1
+    wrapper.update_params(model.weight.sum())
+    assert wrapper.zeroed == 0
+    model.weight.grad = torch.tensor([NAN, float('-inf'), 0.5])
+    wrapper.step()
+    assert wrapper.zeroed == 2
+    assert model.weight.grad.tolist() == [0, 0, 0.5]
+
+
+def test_bad_entries_are_those_of_the_whole_accumulation():
+    model, wrapper = zeroing(Root(), accumulative_counts=2)
+    wrapper.update_params(model(torch.ones(3)).sum())
+    assert wrapper.zeroed == 0  # no step yet
+    wrapper.update_params(model.weight.sum())
+    assert (wrapper.skipped, wrapper.zeroed) == (None, 1)
+
+
+@pytest.mark.parametrize('bad', (NAN, float('inf')))
+def test_bad_loss_is_skipped_also_where_gradients_are_zeroed(bad):
+    model, wrapper = zeroing(Root())
+    wrapper.update_params(model(torch.ones(3)).sum())
+    assert wrapper.zeroed == 1
+    before = values(model)
+    wrapper.update_params(model.weight.sum() * bad)
+    assert (wrapper.skipped, wrapper.zeroed) == ('loss', 0)
+    assert torch.equal(values(model), before)
+
+
+def test_a_gradient_whose_norm_overflows_is_skipped():
+    """Its squares would stay infinite in AdamW for ever."""
+    model, wrapper = zeroing(Root(1.))
+    before = values(model)
+    wrapper.update_params(model.weight.sum() * 1e30)
+    assert (wrapper.skipped, wrapper.zeroed) == ('gradient', 0)
+    assert torch.equal(values(model), before)
+
+
+def test_what_cannot_be_asked_of_gradients_is_said():
+    with pytest.raises(ValueError, match="nonfinite_gradient='drop'; use"):
+        wrapped(nonfinite_gradient='drop')
+    with pytest.raises(ValueError, match="use 'skip', or 'bf16'"):
+        wrapped(nonfinite_gradient='zero', precision='fp16')
+
+
+# Matrix products
+
+
+@pytest.fixture
+def matmul_precision():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+class Nothing(BaseModel):
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return inputs
+
+
+def make_runner(folder, **env_cfg):
+    return RelayRunner(
+        model=Nothing(), work_dir=str(folder), env_cfg=env_cfg,
+        experiment_name=f'{folder.name}{len(env_cfg)}', log_level='ERROR')
+
+
+def test_precision_of_matrix_products_is_a_line_of_a_config(
+        tmp_path, matmul_precision):
+    for value in ('high', 'medium', 'highest'):
+        make_runner(tmp_path / value, matmul_precision=value)
+        assert torch.get_float32_matmul_precision() == value
+    torch.set_float32_matmul_precision('high')
+    make_runner(tmp_path / 'none')
+    assert torch.get_float32_matmul_precision() == 'highest'
+
+
+def test_the_host_still_sets_up_the_rest(
+        tmp_path, matmul_precision, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
+    make_runner(tmp_path, matmul_precision='high', cudnn_benchmark=True)
+    assert torch.backends.cudnn.benchmark
+
+
+def test_unknown_precision_of_matrix_products_is_said(tmp_path):
+    with pytest.raises(ValueError, match="'tf32' in env_cfg; use one of"):
+        make_runner(tmp_path, matmul_precision='tf32')

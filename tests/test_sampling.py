@@ -3,13 +3,17 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from affine import Affine
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from relay_seg.datasets import DubaiDataset, WindowSampler
-from relay_seg.datasets.balance import class_places
+from relay_seg.datasets.balance import band_statistics, class_places
 from relay_seg.datasets.sampling import NUMBERS
+from relay_seg.transforms import SampleWindow
+from relay_seg.views import points_of
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def test_processes_share_the_samples_of_an_epoch(monkeypatch, world_size):
 
 
 def test_samples_per_epoch_below_one_is_refused():
-    with pytest.raises(ValueError, match='samples_per_epoch=0; use 1'):
+    with pytest.raises(ValueError, match='0 samples.*use 1'):
         WindowSampler(None, 0, seed=0)
 
 
@@ -153,3 +157,143 @@ def test_large_files_that_are_not_tiled_are_mentioned_once(
     dataset = build(tmp_path, img_suffix='.png')
     assert len(dataset) == 2
     assert len(told) == 1 and '2 of 2 scenes' in told[0]
+
+
+# Area, statistics and options of a conversion
+
+
+@pytest.fixture
+def parcels(tmp_path, make_scene):
+    """Two scenes with a manifest; of one, three quarters have no label."""
+    records = []
+    for name, labelled, mean in (('a', 256, 10.), ('b', 128, 40.)):
+        label = np.full((256, 256), 255, np.uint8)
+        label[:labelled, :labelled] = 1
+        make_scene(tmp_path, 'train', name, np.stack([label] * 3), label)
+        records.append(dict(
+            image=dict(path=f'img_dir/train/{name}.tif'), split='train',
+            class_pixels=[0, labelled**2, 0, 0, 0],
+            bands=[dict(mean=mean + band, std=3., valid=1000 + 2000 * (
+                name == 'b')) for band in range(3)]))
+    records.append(records[0] | dict(split='test', bands=[
+        dict(mean=1000., std=1000., valid=10)] * 3))
+    (tmp_path / 'manifest.json').write_text(json.dumps(dict(
+        scenes=records, options=dict(votes='classes'))))
+    return tmp_path
+
+
+@pytest.mark.parametrize('area, pixels', [
+    ('scene', 2 * 256**2), ('labelled', 256**2 + 128**2)])
+def test_samples_by_coverage(parcels, build, area, pixels):
+    dataset = build(parcels, area=area)
+    assert dataset.areas.sum() == pixels
+    sampler = WindowSampler(
+        dataset, coverage=0.7, window=(32, 48), seed=0)
+    assert len(sampler) == -(-pixels * 7 // (32 * 48 * 10))
+
+
+def test_scenes_are_drawn_by_their_labelled_pixels(parcels, build):
+    dataset = build(parcels, area='labelled')
+    samples = [dataset[NUMBERS + i]['data_samples'] for i in range(300)]
+    share = np.mean(['a.tif' in s.img_path for s in samples])
+    assert abs(share - 0.8) < 0.07
+
+
+@pytest.mark.parametrize('settings, message', [
+    (dict(samples_per_epoch=5, coverage=1.), 'give one of them'),
+    (dict(), 'give one of them'),
+    (dict(coverage=1.), 'needs the window'),
+    (dict(coverage=1e-9, window=(8, 8)), None)])
+def test_number_of_samples_is_said_in_one_way(parcels, build, settings,
+                                              message):
+    dataset = build(parcels)
+    if message is None:  # at least one
+        assert len(WindowSampler(dataset, seed=0, **settings)) == 1
+        return
+    with pytest.raises(ValueError, match=message):
+        WindowSampler(dataset, seed=0, **settings)
+
+
+@pytest.mark.parametrize('min_inside', [0.2, 0.6, 1.])
+def test_windows_lie_in_the_labelled_part(parcels, build, min_inside):
+    dataset = build(parcels, area='labelled')
+    scene = dataset.get_data_info(1)
+    assert scene['area'] == 'labelled'
+    draw = SampleWindow((48, 48), min_inside=min_inside)
+    shares, centres = [], []
+    for _ in range(300):
+        window = draw(scene)['window']
+        points = points_of(window, 33)
+        shares.append(((points >= 0) & (points <= 128)).all(1).mean())
+        centres.append((window.top + window.height / 2,
+                        window.left + window.width / 2))
+    assert np.min(shares) >= min_inside - 0.05  # labels are looked at coarsely
+    assert np.min(shares) < min_inside + 0.2 or min_inside == 1
+    assert np.max(centres) <= 128 + 8 and np.min(centres) >= 0
+
+
+def test_turned_windows_lie_in_the_scene(parcels, build):
+    scene = build(parcels).get_data_info(0)
+    draw = SampleWindow((48, 48), min_inside=1.)
+    loose = SampleWindow((48, 48))
+    reach = {}
+    for name, sample in (('all', draw), ('upright', loose)):
+        corners = np.array([points_of(sample(scene)['window'], 2)
+                            for _ in range(400)])
+        reach[name] = corners.min(), corners.max()
+    assert reach['all'][0] >= -1e-3 and reach['all'][1] <= 256 + 1e-3
+    assert reach['upright'][0] < -5 and reach['upright'][1] > 261
+
+
+def test_a_scene_without_room_is_named(parcels, build):
+    scene = build(parcels).get_data_info(0)
+    with pytest.raises(ValueError, match='a.tif.*300 x 300.*min_inside=1'):
+        SampleWindow((300, 300), min_inside=1., scale_prob=0.)(scene)
+
+
+def test_statistics_of_the_data(parcels):
+    """By valid pixels; what differs between scenes is no deviation."""
+    found = band_statistics(str(parcels), ['train', 'val'])
+    for band, (mean, std) in enumerate(found):
+        assert mean == pytest.approx(band + (10 * 1000 + 40 * 3000) / 4000)
+        assert std == pytest.approx(3.)
+    with pytest.raises(ValueError, match='no scene of'):
+        band_statistics(str(parcels), ['val'])
+
+
+def test_another_conversion_is_refused(parcels, build):
+    build(parcels, conversion=dict(votes=['classes', 'x']))
+    with pytest.raises(ValueError, match='--votes released or --votes x'):
+        build(parcels, conversion=dict(votes=['released', 'x']))
+    (parcels / 'manifest.json').unlink()
+    with pytest.raises(FileNotFoundError, match='manifest.json'):
+        build(parcels, conversion=dict(votes=['released', 'x']))
+
+
+@pytest.mark.parametrize('spread, names', [
+    (1, 'd'), (2, 'bf'), (3, 'bdf'), (7, 'abcdefg'), (9, 'abcdefg')])
+def test_a_spread_of_the_scenes(tmp_path, make_scene, build, spread, names):
+    for name in 'abcdefg':
+        make_scene(tmp_path, 'train', name)
+    dataset = build(tmp_path, spread=spread)
+    found = [dataset.get_data_info(i)['img_path'][-5] for i in
+             range(len(dataset))]
+    assert ''.join(found) == names
+
+
+@pytest.mark.parametrize('pixel, crs, ok', [
+    (0.5, 'EPSG:32648', True), (0.502, 'EPSG:32648', True),
+    (0.4, 'EPSG:32648', False), (0.5, None, True), (1., None, False),
+    (0.5 / 0.3048, 'EPSG:2263', True)])  # in feet
+def test_scenes_have_the_pixel_size_of_the_data_set(
+        tmp_path, make_scene, build, pixel, crs, ok):
+    image, _ = make_scene(tmp_path, 'train', 'a')
+    with rasterio.open(image, 'r+') as raster:
+        raster.transform = Affine(pixel, 0, 400000, 0, -pixel, 1500000)
+        raster.crs = crs or rasterio.crs.CRS()
+    settings = dict(metainfo=dict(pixel_size=0.5))
+    if ok:
+        build(tmp_path, **settings)
+        return
+    with pytest.raises(ValueError, match=r'a.tif.*pixels of.*256 pixels'):
+        build(tmp_path, **settings)

@@ -13,7 +13,7 @@ from mmseg.structures import SegDataSample
 
 from relay_seg.losses import AgreementLoss, GlobalViewLoss
 from relay_seg.structures import label_field
-from relay_seg.views import BLENDS
+from relay_seg.views import BLENDS, Window, area_mean, crop, surroundings
 
 CLASSES = 3
 SIZE = 32
@@ -616,3 +616,99 @@ def test_channels_last_changes_the_layout_alone():
     assert weight.is_contiguous(memory_format=torch.channels_last)
     scene = make_scene(64, 64)
     torch.testing.assert_close(slide(switched, scene), slide(model, scene))
+
+
+# Windows brought to another size, and validation ----------------------------
+
+
+@EVERY
+def test_windows_of_another_size_come_back_at_native_resolution(cfg):
+    """Slide inference, against windows cut and shown one by one."""
+    model = build(cfg, crop_size=(2 * SIZE, 2 * SIZE), input_size=(SIZE, SIZE),
+                  stride=(2 * SIZE, 2 * SIZE), blend='mean')
+    scene = make_scene(4 * SIZE, 2 * SIZE)
+    found = slide(model, scene)
+    assert found.shape == (1, CLASSES, 4 * SIZE, 2 * SIZE)
+    for top in (0, 2 * SIZE):
+        views = []
+        for k in (1, *model.context_factors):
+            region = crop(scene[0], surroundings(
+                Window(top, 0, 2 * SIZE, 2 * SIZE), k), 0.)
+            views.append(area_mean(region, 2 * k)[None])
+        with torch.no_grad():
+            small = model.window_logits(tuple(views))
+            logits = model.window_logits(
+                tuple(views), (2 * SIZE, 2 * SIZE))[0]
+        assert small.shape[-2:] == (SIZE, SIZE)
+        assert torch.allclose(
+            found[0, :, top:top + 2 * SIZE], logits, atol=1e-4)
+
+
+def test_window_equal_to_input_changes_nothing():
+    torch.manual_seed(1)
+    model = build(RELAY | VIT_UPER)
+    scene = make_scene(50, 60)
+    expected = slide(model, scene)
+    model.test_cfg.input_size = model.test_cfg.crop_size
+    assert torch.equal(slide(model, scene), expected)
+
+
+def validate(model, scene, truth):
+    sample = SegDataSample(metainfo=dict(ori_shape=scene.shape[-2:]))
+    sample.gt_sem_seg = PixelData(data=truth.clone())
+    model.data_preprocessor.forward = lambda data, training: data
+    with torch.no_grad():
+        return model.val_step(dict(inputs=scene, data_samples=[sample]))[0]
+
+
+def test_validation_takes_windows_side_by_side(monkeypatch):
+    model = build(RELAY, batch_size=1, blend='gaussian')
+    scene, truth = make_scene(64, 96), torch.zeros(1, 64, 96)
+    calls = []
+    real = model.window_logits
+    monkeypatch.setattr(model, 'window_logits', lambda *args: (
+        calls.append(1), real(*args))[1])
+    found = validate(model, scene, truth)
+    assert len(calls) == 2 * 3
+    slide(model, scene)
+    assert len(calls) == 6 + 3 * 5  # steps of half a window
+    alone = build_like(model, stride=(SIZE, SIZE), blend='mean')
+    assert torch.allclose(found.seg_logits.data, slide(alone, scene)[0],
+                          atol=1e-5)
+    assert (found.gt_sem_seg.data == 0).all()
+
+
+def build_like(model, **test_cfg):
+    twin = copy.copy(model)
+    twin.test_cfg = ConfigDict(model.test_cfg | test_cfg)
+    return twin
+
+
+def test_validation_on_a_spread_of_the_windows():
+    model = build(RELAY, val=dict(every=3))
+    scene, truth = make_scene(96, 160), torch.zeros(1, 96, 160)
+    found = validate(model, scene, truth)
+    whole = validate(build_like(model, val=dict()), scene, truth)
+    seen = found.gt_sem_seg.data[0] == 0
+    blocks = seen.reshape(3, SIZE, 5, SIZE)
+    assert (blocks == blocks[:, :1, :, :1]).all()  # whole windows
+    blocks = blocks[:, 0, :, 0]
+    assert blocks.sum() == 5 and blocks.any(0).all() and blocks.any(1).all()
+    assert torch.equal(found.pred_sem_seg.data[0][seen],
+                       whole.pred_sem_seg.data[0][seen])
+    again = validate(model, scene, truth)
+    assert torch.equal(again.gt_sem_seg.data, found.gt_sem_seg.data)
+
+
+def test_validation_can_be_as_the_test():
+    model = build(RELAY, val=dict(stride=(16, 16), blend='gaussian'))
+    scene = make_scene(64, 64)
+    found = validate(model, scene, torch.zeros(1, 64, 64))
+    assert torch.equal(found.seg_logits.data, slide(model, scene)[0])
+
+
+@pytest.mark.parametrize('val', [dict(every=0), dict(window=(8, 8))])
+def test_wrong_settings_of_validation(val):
+    model = build(RELAY, val=val)
+    with pytest.raises(ValueError, match='test_cfg.val'):
+        validate(model, make_scene(64, 64), torch.zeros(1, 64, 64))

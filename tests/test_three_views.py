@@ -144,7 +144,7 @@ def test_config_trains_and_tests(module_scenes, tmp_path):
     config = write_config(tmp_path)
     settings = {
         'train_dataloader.batch_size': 2,
-        'train_dataloader.dataset.pipeline.0.size': f'[{WINDOW},{WINDOW}]',
+        'train_dataloader.dataset.pipeline.0.window': f'[{WINDOW},{WINDOW}]',
         'train_cfg.max_iters': 2,
         'train_cfg.val_interval': 2,
         'param_scheduler.0.end': 1,
@@ -210,7 +210,7 @@ def test_every_parameter_learns_from_a_step(module_scenes, tmp_path):
     init_default_scope('mmseg')
     data = cfg.train_dataloader.dataset
     data.data_root = str(module_scenes)
-    data.pipeline[0].size = (WINDOW, WINDOW)
+    data.pipeline[0].window = (WINDOW, WINDOW)
     dataset = DATASETS.build(data)
     segmentor = segmentor_of(write_config(tmp_path)).train()
     batch = segmentor.data_preprocessor(

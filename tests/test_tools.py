@@ -229,7 +229,7 @@ def test_missing_checkpoint_is_said(capsys):
 
 def test_window_that_is_no_multiple_of_the_patch_is_said(
         module_scenes, tmp_path):
-    size = {'train_dataloader.dataset.pipeline.0.size': '[126,126]'}
+    size = {'train_dataloader.dataset.pipeline.0.window': '[126,126]'}
     with pytest.raises(ValueError, match='patch_size=4.*124 x 124'):
         call('tools/train.py', RELAY, '--work-dir', tmp_path,
              *options(module_scenes, **size))

@@ -95,6 +95,39 @@ def draws(count=2000, shape=(1000, 1200), size=(64, 96), **kwargs):
     return [sample(dict(scene_shape=shape))['window'] for _ in range(count)]
 
 
+@pytest.mark.parametrize('law, median, above', [
+    ('log', 1., 0.5), ('uniform', 1.25, 2 / 3)])
+def test_scales_follow_their_law(law, median, above):
+    scales = np.array([w.height / 64 for w in draws(
+        4000, scale_prob=1., scale_law=law)])
+    assert scales.min() >= 0.5 and scales.max() <= 2.
+    assert abs(np.median(scales) - median) < 0.05
+    assert abs((scales > 1).mean() - above) < 0.04
+
+
+def test_whole_angles_of_a_range():
+    angles = {w.angle for w in draws(
+        4000, rotate_prob=1., angles=(0, 89), whole_angles=True)}
+    assert angles == set(map(float, range(90)))
+
+
+@pytest.mark.parametrize('settings, message', [
+    (dict(scale_law='normal'), "scale_law='normal'"),
+    (dict(min_inside=0.), 'min_inside=0.0 is no share'),
+    (dict(min_inside=1.5), 'min_inside=1.5 is no share')])
+def test_settings_of_windows_that_mean_nothing(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SampleWindow((64, 64), **settings)
+
+
+def test_windows_lie_on_the_grid_of_the_coarsest_view():
+    sample = SampleWindow((64, 64), (32, 32), scale_prob=0., rotate_prob=0.)
+    for _ in range(50):
+        window = sample(dict(scene_shape=(500, 500), context_factors=(4, )))[
+            'window']
+        assert window.top % 8 == window.left % 8 == 0
+
+
 def test_half_of_the_windows_are_scaled_and_half_are_turned():
     windows = draws()
     scaled = np.array([w[2:4] != (64, 96) for w in windows])

@@ -24,17 +24,17 @@ class WindowSampler(Sampler):
         dataset: Data set, as the host's runner passes it.
         samples_per_epoch: Samples of all processes together, rounded up to
             as many for each.
+        seed: Seed of the run; None draws one for all processes.
         coverage: In place of a number, how often the windows of an epoch
             cover the area of the data set, on average.
         window: With coverage, height and width of a window in native pixels.
-        seed: Seed of the run; None draws one for all processes.
     """
 
     def __init__(self, dataset: BaseDataset,
                  samples_per_epoch: int | None = None,
+                 seed: int | None = None,
                  coverage: float | None = None,
-                 window: tuple[int, int] | None = None,
-                 seed: int | None = None) -> None:
+                 window: tuple[int, int] | None = None) -> None:
         if (samples_per_epoch is None) == (coverage is None):
             raise ValueError(
                 f'samples_per_epoch={samples_per_epoch} and coverage='

@@ -47,7 +47,8 @@ class SceneDataset(BaseSegDataset):
         spread: Use so many scenes only, evenly spread over the list; None
             for all. For quick validations.
         conversion: Options that a converter in data_prep/ must have been
-            called with (by ``manifest.json``); others are refused.
+            called with (by ``manifest.json``), each with the values that
+            will do; others are refused.
         kwargs: Those of the host's ``BaseSegDataset``.
     """
 
@@ -55,7 +56,7 @@ class SceneDataset(BaseSegDataset):
                  context_factors: Sequence[int] = (),
                  class_balanced: bool = False, area: str = 'scene',
                  spread: int | None = None,
-                 conversion: Mapping[str, object] | None = None,
+                 conversion: Mapping[str, Sequence] | None = None,
                  **kwargs) -> None:
         if area not in AREAS:
             raise ValueError(f'area={area!r}; use one of {AREAS}.')
@@ -140,15 +141,16 @@ class SceneDataset(BaseSegDataset):
         if not self.conversion:
             return
         path, found = conversion_options(self.data_root)
-        wrong = {key: found.get(key) for key, value in self.conversion.items()
-                 if found.get(key) != value}
+        wrong = {key: found.get(key) for key, good in self.conversion.items()
+                 if found.get(key) not in good}
         if wrong:
-            options = ' '.join(
-                f'--{k} {v}' for k, v in self.conversion.items())
+            options = ' and '.join(
+                ' or '.join(f'--{key} {value}' for value in good)
+                for key, good in self.conversion.items())
             raise ValueError(
-                f'{path} says that the scenes were converted with {wrong}, '
-                f'this config needs {self.conversion}; convert them with '
-                f'{options} into another folder and set data_root to it.')
+                f'{path} says that the scenes were converted with {wrong}; '
+                f'this config needs {options}. Convert them so into another '
+                'folder and set data_root to it.')
 
     def _look_at(self, scene: dict) -> tuple[tuple[int, int], bool]:
         """Shape of a scene, and whether windows of it are read quickly."""

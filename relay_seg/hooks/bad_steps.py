@@ -18,7 +18,8 @@ class StopAfterBadSteps(Hook):
     ``CheckedOptimWrapper`` skips steps whose loss or gradient is not finite.
     Each is logged with losses and scenes of all processes; a run of them ends
     the training. Steps by which fp16 finds its loss scale are logged but do
-    not count.
+    not count, nor do steps that are taken with a part of the gradient set to
+    zero.
 
     Args:
         limit: Bad iterations in a row after which training stops.
@@ -36,6 +37,12 @@ class StopAfterBadSteps(Hook):
         reason = getattr(runner.optim_wrapper, 'skipped', None)
         if reason is None:
             self.in_a_row = 0
+            zeroed = getattr(runner.optim_wrapper, 'zeroed', 0)
+            if zeroed:
+                runner.logger.warning(
+                    f'Iteration {runner.iter + 1} makes its step with '
+                    f'{zeroed} entries of the gradient set to zero: they are '
+                    'not finite.')
             return
         said = f'Iteration {runner.iter + 1} makes no step: {WHY[reason]}.'
         if reason == 'scale':

@@ -51,10 +51,12 @@ class ProgressHook(Hook):
         self.interval = interval
         self._bars = None
         self._tasks = {}
+        self._trained_from = 0.
         self._drawn = 0.
         self._streams = []
 
     def before_train(self, runner: Runner) -> None:
+        self._trained_from = time.monotonic()
         self._begin(runner, 'train', runner.max_iters, runner.iter)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args,
@@ -72,6 +74,7 @@ class ProgressHook(Hook):
         self._advance(runner, 'val', batch_idx + 1)
 
     def after_val_epoch(self, runner: Runner, *args, **kwargs) -> None:
+        self._weigh(runner)
         self._end('val')
 
     def before_test_epoch(self, runner: Runner) -> None:
@@ -108,6 +111,18 @@ class ProgressHook(Hook):
         elif name != 'train' and now - task.told > self.interval:
             task.told = now
             runner.logger.info(task.line(name, done, now))
+
+    @master_only
+    def _weigh(self, runner: Runner) -> None:
+        """Say what a validation cost beside the training before it."""
+        if 'train' not in self._tasks:
+            return
+        began, now = self._tasks['val'].since, time.monotonic()
+        trained = began - self._trained_from
+        runner.logger.info(
+            f'Validation took {now - began:.1f} s, training before it '
+            f'{trained:.1f} s.')
+        self._trained_from = now
 
     @master_only
     def _end(self, name: str) -> None:

@@ -1,10 +1,14 @@
 """Losses that train the global branch and tie it to the local one."""
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from relay_seg.views import area_mean, center
+
+from .class_weights import check_class_weights, read_class_weight
 
 IGNORE = 255
 
@@ -43,6 +47,28 @@ def masked_mean(values: Tensor, mask: Tensor, over_all: bool) -> Tensor:
     return values.where(mask, 0).sum() / count
 
 
+def weighted_mean(logits: Tensor, target: Tensor, mask: Tensor,
+                  weights: Sequence[float]) -> Tensor:
+    """Cross-entropy against class shares, each class with its weight.
+
+    For shares of 0 and 1 PyTorch's own with weights; zero if nothing is
+    valid.
+
+    Args:
+        logits: (B, C, H, W).
+        target: Shares, (B, C, H, W). The divisor depends on them, too, and
+            has a gradient: else classes with large weights would cost less
+            where the shares avoid them.
+        mask: Cells that count, (B, H, W).
+        weights: Weight of each class, C.
+    """
+    weighted = target * target.new_tensor(weights)[:, None, None]
+    weighted = weighted.where(mask[:, None], 0)
+    total = weighted.sum()
+    costs = soft_cross_entropy(logits, weighted)
+    return costs.sum() / total.where(total > 0, 1)
+
+
 @MODELS.register_module()
 class GlobalViewLoss(nn.Module):
     """Cross-entropy of global logits against the class shares below them.
@@ -54,16 +80,26 @@ class GlobalViewLoss(nn.Module):
             authors' released code).
         avg_non_ignore: Mean over cells without ignored pixels; else their
             sum over the number of all cells (the authors' released code).
+        class_weight: Weight of each class in the order of the data set, or
+            a file that the host reads them from; the mean is over the
+            weights, so it needs ``avg_non_ignore``. None weighs all alike.
     """
 
     def __init__(self, loss_weight: float = 0.1, extent: str = 'full',
-                 avg_non_ignore: bool = True) -> None:
+                 avg_non_ignore: bool = True,
+                 class_weight: Sequence[float] | str | None = None) -> None:
         super().__init__()
         if extent not in ('full', 'center'):
             raise ValueError(f"extent={extent!r}; use 'full' or 'center'.")
+        if class_weight is not None and not avg_non_ignore:
+            raise ValueError(
+                'class_weight asks for a mean over the weights of valid '
+                'cells, avg_non_ignore=False for one over the number of all '
+                'cells; leave out one of them.')
         self.loss_weight = loss_weight
         self.extent = extent
         self.avg_non_ignore = avg_non_ignore
+        self.class_weight = read_class_weight(class_weight)
 
     def forward(self, logits: Tensor, label: Tensor, factor: int) -> Tensor:
         """Loss of one global view.
@@ -75,10 +111,14 @@ class GlobalViewLoss(nn.Module):
                 (B, H, W), for 'center'.
             factor: Context factor k of the view.
         """
+        check_class_weights(self, logits.shape[1])
         if self.extent == 'center':
             logits = center(logits, factor)
         target, valid = soft_labels(
             label, logits.shape[1], factor, dtype=logits.dtype)
+        if self.class_weight is not None:
+            return self.loss_weight * weighted_mean(
+                logits, target, valid, self.class_weight)
         loss = soft_cross_entropy(logits, target)
         return self.loss_weight * masked_mean(loss, valid,
                                               not self.avg_non_ignore)
@@ -95,13 +135,16 @@ class AgreementLoss(nn.Module):
         loss_weight: Weight in the total (0.1 in Relay Tokens, TMLR 2026).
         mask_ignored: Leave out cells with an ignored pixel; else all count
             (the authors' released code).
+        class_weight: Weight of each class, as for :class:`GlobalViewLoss`;
+            the mean is over the weights of the cells that count.
     """
 
-    def __init__(self, loss_weight: float = 0.1,
-                 mask_ignored: bool = True) -> None:
+    def __init__(self, loss_weight: float = 0.1, mask_ignored: bool = True,
+                 class_weight: Sequence[float] | str | None = None) -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.mask_ignored = mask_ignored
+        self.class_weight = read_class_weight(class_weight)
 
     def forward(self, local_logits: Tensor, global_logits: Tensor,
                 label: Tensor, factor: int) -> Tensor:
@@ -113,10 +156,15 @@ class AgreementLoss(nn.Module):
             label: Class ids of the local view, (B, H, W).
             factor: Context factor k of the view.
         """
+        check_class_weights(self, local_logits.shape[1])
         target = area_mean(local_logits.softmax(dim=1), factor)
-        loss = soft_cross_entropy(center(global_logits, factor), target)
-        valid = torch.ones_like(loss, dtype=torch.bool)
+        logits = center(global_logits, factor)
+        valid = torch.ones_like(target[:, 0], dtype=torch.bool)
         if self.mask_ignored:
             valid = F.max_pool2d(
-                (label == IGNORE).to(loss.dtype)[:, None], factor)[:, 0] == 0
+                (label == IGNORE).to(target.dtype)[:, None], factor)[:, 0] == 0
+        if self.class_weight is not None:
+            return self.loss_weight * weighted_mean(
+                logits, target, valid, self.class_weight)
+        loss = soft_cross_entropy(logits, target)
         return self.loss_weight * masked_mean(loss, valid, False)

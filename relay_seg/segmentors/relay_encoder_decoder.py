@@ -7,6 +7,7 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import add_prefix
 from torch import Tensor
 
+from relay_seg.losses import check_class_weights
 from relay_seg.precision import at_least_fp32
 from relay_seg.structures import view_labels
 from relay_seg.views import Pyramid, Views
@@ -45,6 +46,8 @@ class RelayEncoderDecoder(SlideEncoderDecoder):
                 f'{found}; use a relay backbone and set it to {num_views}.')
         self.loss_global = MODELS.build(loss_global) if loss_global else None
         self.loss_agree = MODELS.build(loss_agree) if loss_agree else None
+        for loss in filter(None, (self.loss_global, self.loss_agree)):
+            check_class_weights(loss, self.out_channels)
 
     def extract_feat(self, inputs: Views) -> Pyramid:
         """Feature maps of the local view."""

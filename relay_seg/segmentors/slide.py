@@ -15,6 +15,7 @@ from relay_seg.checkpoints.pretrained import (
     load_pretrained,
     without_pretrained,
 )
+from relay_seg.losses import check_class_weights
 from relay_seg.views import (
     Views,
     Window,
@@ -86,6 +87,7 @@ class SlideEncoderDecoder(EncoderDecoder):
                  relative_bands: Sequence[int] = (),
                  channels_last: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
+        check_class_weights(self, self.out_channels)
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if (list(context_factors) != sorted(set(context_factors))

@@ -1,6 +1,7 @@
 """Raw folder -> converter -> manifest -> data set, for each data set."""
 import hashlib
 import json
+import shutil
 
 import archaeoscape
 import cityscapes
@@ -178,6 +179,120 @@ def test_gleason_votes_where_there_is_no_majority(places):
         found = read(out / 'ann_dir' / split / f'{name}.tif')[0]
         # Two of three agree everywhere.
         np.testing.assert_array_equal(found, expected)
+
+
+#: Raw ids of Maps1_T to Maps6_T in a pixel, and its class by both rules.
+VOTES = {
+    'zeros and ones': ((0, 1, 6, 3, 3, 1), 0, 1),
+    'tie of raw ids, the lowest is a grade': ((6, 6, 6, 3, 3, 0), 0, 1),
+    'tie of raw ids, the lowest is benign': ((4, 4, 4, 2, 2, 4), 2, 0),
+    'the fifth counts twice': ((3, 3, 1, 4, 4, 3), 1, 2),
+    'the sixth does not count': ((5, 5, 4, 4, 3, 5), 3, 1),
+    'all agree': ((5, 5, 5, 5, 5, 5), 3, 3),
+    'outside': ((0, 0, 3, 3, 5, 5), 0, 0),
+}
+
+
+def make_votes(raw, experts=range(1, 7), majority=False):
+    """One core; in each of its blocks the votes of one line of the table."""
+    name = 'slide001_core016'
+    file = f'{name}_classimg_nonconvex.png'
+    size = 40, 8 * len(VOTES)
+    raw_folders.save(raw / 'Train Imgs' / f'{name}.jpg',
+                     raw_folders.noise(*size))
+    shown = np.array([votes for votes, *_ in VOTES.values()], np.uint8)
+    for i in experts:
+        pixels = np.tile(shown[:, i - 1].repeat(8), (size[0], 1))
+        raw_folders.save(raw / f'Maps{i}_T' / f'Maps{i}_T' / file, pixels)
+    if majority:
+        raw_folders.save(raw / 'Maps_majority' / file,
+                         np.full(size, 5, np.uint8))
+    return f'ann_dir/train/{name}.tif'
+
+
+def voted(raw, out, label, *arguments):
+    """Class of each block, and the remarks of the core."""
+    assert gleason.main([str(raw), str(out), '--jobs', '1', *arguments]) == 0
+    pixels = read(out / label)[0]
+    assert (pixels == pixels[:1, ::8].repeat(8, axis=1)).all()
+    manifest = json.loads((out / 'manifest.json').read_text())
+    (scene, ) = manifest['scenes']
+    return pixels[0, ::8].tolist(), scene['notes'], manifest['options']
+
+
+def test_gleason_votes_by_both_rules(places):
+    """Changing the rule converts anew, and the manifest tells the rule."""
+    raw, out = places
+    label = make_votes(raw)
+    for rule, column in (('classes', 1), ('released', 2), ('classes', 1)):
+        classes, notes, options = voted(raw, out, label, '--votes', rule)
+        assert classes == [line[column] for line in VOTES.values()]
+        assert options == dict(zero='benign', trim=False, votes=rule)
+        assert notes == ['majority of 6 map(s)' if rule == 'classes' else
+                         'mode of the raw ids of Maps1_T, Maps2_T, Maps3_T, '
+                         'Maps4_T, Maps5_T, Maps5_T']
+    assert voted(raw, out, label)[2]['votes'] == 'classes'
+
+
+def test_gleason_released_votes_are_not_those_of_a_majority(places, capsys):
+    raw, out = places
+    label = make_votes(raw, majority=True)
+    assert set(voted(raw, out, label)[0]) == {3}
+    capsys.readouterr()
+    classes, *_ = voted(raw, out, label, '--votes', 'released')
+    assert classes == [line[2] for line in VOTES.values()]
+    assert 'Maps_majority is left alone' in capsys.readouterr().out
+
+
+def test_gleason_takes_a_majority_when_told_to(places, capsys):
+    raw, out = places
+    label = make_votes(raw, majority=True)
+    classes, _, options = voted(raw, out, label, '--votes', 'majority')
+    assert set(classes) == {3} and options['votes'] == 'majority'
+    assert 'nobody votes' not in capsys.readouterr().out
+    voted(raw, out, label)
+    assert '--votes majority says so' in capsys.readouterr().out
+    shutil.rmtree(raw / 'Maps_majority')
+    assert gleason.main([str(raw), str(out), '--votes', 'majority']) == 2
+    assert 'holds no Maps_majority/' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('experts', [(), (6, )])
+def test_gleason_released_votes_need_maps_of_pathologists(
+        experts, places, capsys):
+    raw, out = places
+    make_votes(raw, experts, majority=True)
+    assert gleason.main([str(raw), str(out), '--votes', 'released']) == 2
+    told = capsys.readouterr().out
+    assert 'holds no Maps1_T/ to Maps5_T/' in told
+    assert '--votes majority' in told
+    assert not list(out.glob('*_dir/*/*'))
+
+
+def test_gleason_released_votes_of_a_core_that_lacks_maps(places, capsys):
+    """Those that are there vote, and it is said who did."""
+    raw, out = places
+    label = make_votes(raw, (1, 2, 5, 6))
+    classes, notes, _ = voted(raw, out, label, '--votes', 'released')
+    assert notes == ['mode of the raw ids of Maps1_T, Maps2_T, Maps5_T, '
+                     'Maps5_T']
+    assert classes == [1, 1, 0, 1, 1, 3, 0]  # of 0 1 3 3, 6 6 3 3, ...
+    assert 'counts twice' not in capsys.readouterr().out
+    for path in raw.glob('Maps5_T/*/*'):
+        path.unlink()
+    classes, notes, _ = voted(raw, out, label, '--votes', 'released')
+    assert notes == ['mode of the raw ids of Maps1_T, Maps2_T']
+    assert classes == [0, 0, 2, 1, 3, 3, 0]
+    assert ('1 core(s), e.g. slide001_core016, have no map in Maps5_T/' in
+            capsys.readouterr().out)
+
+
+def test_gleason_zero_that_wins_a_released_vote_is_ignored_on_request(places):
+    raw, out = places
+    label = make_votes(raw)
+    classes, *_ = voted(
+        raw, out, label, '--votes', 'released', '--zero', 'ignore')
+    assert classes == [1, 1, 0, 2, 1, 3, 255]
 
 
 def test_gleason_zero_is_ignored_on_request(places):

@@ -1,6 +1,7 @@
 # As the authors' released code has it: docs/reference_differences.md.
 _base_ = 'gleason.py'
-conversion = dict(votes='released')
+# Labels by their votes, or those that their notebook wrote.
+conversion = dict(votes=('released', 'majority'))
 window = (256, 256)
 input_size = (256, 256)
 mean = [0., 0., 0.]

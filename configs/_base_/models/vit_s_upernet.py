@@ -26,7 +26,9 @@ model = dict(
         norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=dict(
-            type='CrossEntropyLoss', loss_weight=1.0, avg_non_ignore=True)),
+            type='CheckedCrossEntropyLoss',
+            loss_weight=1.0,
+            avg_non_ignore=True)),
     train_cfg=dict(),
     test_cfg=dict(
         mode='slide', crop_size=(256, 256), stride=(128, 128),
