@@ -96,7 +96,8 @@ def test_model_index_names_every_config():
         names = {part['Name'] for part in metafile['Collections']}
         assert {m['In Collection'] for m in metafile['Models']} == names
         models += metafile['Models']
-    configs = {str(path.relative_to(ROOT)) for folder in ('relay', 'plain')
+    configs = {str(path.relative_to(ROOT)) for folder in (
+        'relay', 'plain', 'released')
                for path in (ROOT / 'configs' / folder).glob('*.py')}
     listed = [model['Config'] for model in models]
     missing = configs - set(listed)

@@ -11,14 +11,15 @@ PAPER = dict(
     'Segmentation with Relay Tokens',
     URL='https://arxiv.org/abs/2601.05927')
 #: Folder of configs, name of its collection.
-COLLECTIONS = dict(relay='Relay Tokens', plain='Plain twins')
+COLLECTIONS = dict(
+    relay='Relay Tokens', plain='Plain twins', released='Released protocol')
 
 
 def metafile(folder: Path) -> str:
     """YAML text that names all configs of a folder.
 
     Args:
-        folder: ``configs/relay`` or ``configs/plain``.
+        folder: ``configs/relay``, ``plain`` or ``released``.
     """
     collection = COLLECTIONS[folder.name]
     configs = {path: Config.fromfile(path)
@@ -32,7 +33,7 @@ def metafile(folder: Path) -> str:
         ],
         Models=[
             {
-                'Name': path.stem,
+                'Name': name_of(path),
                 'In Collection': collection,
                 'Config': f'configs/{folder.name}/{path.name}',
                 'Metadata': {
@@ -47,6 +48,12 @@ def metafile(folder: Path) -> str:
     dumper.ignore_aliases = lambda self, value: True
     return ('# Written by tools/write_metafiles.py.\n'
             + yaml.dump(content, Dumper=dumper, sort_keys=False, width=78))
+
+
+def name_of(path: Path) -> str:
+    """Name of a model; the released ones have twins of one file name."""
+    released = path.parent.name == 'released'
+    return f'released_{path.stem}' if released else path.stem
 
 
 def data_of(cfg: Config) -> str:

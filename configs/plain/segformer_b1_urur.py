@@ -1,6 +1,6 @@
 _base_ = [
-    '../_base_/models/segformer_b1_pretrained.py', '../_base_/datasets/urur.py',
-    '../_base_/schedules/adamw_plateau_30e.py',
+    '../_base_/models/segformer_b1_pretrained.py',
+    '../_base_/datasets/urur.py', '../_base_/schedules/adamw_plateau_30e.py',
     '../_base_/default_runtime.py'
 ]
 model = dict(

@@ -1,7 +1,7 @@
 _base_ = [
-    '../_base_/models/swin2_l_pretrained.py', '../_base_/datasets/cityscapes.py',
-    '../_base_/schedules/adamw_plateau_50e.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/swin2_l_pretrained.py',
+    '../_base_/datasets/cityscapes.py',
+    '../_base_/schedules/adamw_plateau_50e.py', '../_base_/default_runtime.py'
 ]
 model = dict(
     data_preprocessor={{_base_.data_preprocessor}},

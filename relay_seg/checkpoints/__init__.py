@@ -1,13 +1,9 @@
+from .downloading import local_file
+from .errors import CheckpointError, UnsafeCheckpointError
 from .hook import ResumedEarlyStoppingHook, WholeCheckpointHook
 from .host_loaders import register_loaders
 from .loading import load_weights, place_weights
-from .reading import (
-    CheckpointError,
-    UnsafeCheckpointError,
-    local_file,
-    read_checkpoint,
-    sha256,
-)
+from .reading import read_checkpoint, sha256
 from .resuming import is_training_state, last_loadable
 from .writing import replacing, write_checkpoint
 

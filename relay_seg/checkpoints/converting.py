@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
+from .authors import our_head
 from .fitting import TABLES
 from .namings import Naming, Weights, find_naming, mmpretrain, timm
 from .placing import CLASS_TOKENS, RELAY, TOKENS, TWIN
@@ -18,12 +19,11 @@ PLAIN = {
 }
 #: Parts of our segmentors beside the backbone.
 SEGMENTOR = ('neck.', 'decode_head.', 'auxiliary_head.')
-#: The decoder of the authors, and ours.
-AUTHORS_HEAD = 'seg_head.layers.0.', 'decode_head.upsample.'
 
 
 def convert_checkpoint(source: str, out: str | Path, target: str, *,
-                       num_views: int = 2, trust: bool = False) -> str:
+                       num_views: int = 2, prefix: str | None = None,
+                       trust: bool = False) -> str:
     """Turn a checkpoint into one of another naming or kind.
 
     ``mmpretrain`` and ``timm`` give a bare plain backbone. ``relay`` and
@@ -37,6 +37,7 @@ def convert_checkpoint(source: str, out: str | Path, target: str, *,
         out: File to write, ``.pth``.
         target: One of :data:`TARGETS`.
         num_views: Views of ``relay``, the local one included.
+        prefix: Of the backbone's weights in the file; found out by default.
         trust: See :func:`relay_seg.checkpoints.read_checkpoint`.
 
     Returns:
@@ -47,7 +48,7 @@ def convert_checkpoint(source: str, out: str | Path, target: str, *,
     check_out(source, out)
     content = read_checkpoint(source, trust=trust)
     weights = unwrap(content, str(source))
-    parts = split(weights, str(source))
+    parts = split(weights, str(source), prefix)
     naming = find_naming(parts.backbone, str(source))
     ours, unknown = naming.to_ours(parts.backbone)
     if unknown or parts.strange:
@@ -58,7 +59,7 @@ def convert_checkpoint(source: str, out: str | Path, target: str, *,
     kept, copied, dropped = _backbone(ours, naming, target, num_views)
     head = _heads(parts) if target in ('relay', 'plain') else {}
     dropped += [k for k in parts.others if k not in head
-                and _our_head(k) not in head]
+                and our_head(k) not in head]
     numel = sum(v.numel() for k, v in (kept | head).items()
                 if not TABLES.search(k))
     state = kept | copied
@@ -138,12 +139,7 @@ def _has_rows(ours: Weights, tokens: int) -> bool:
     return round((rows - tokens)**0.5)**2 == rows - tokens
 
 
-def _our_head(name: str) -> str:
-    theirs, ours = AUTHORS_HEAD
-    return name.replace(theirs, ours) if name.startswith(theirs) else name
-
-
 def _heads(parts: Parts) -> Weights:
     """Neck and heads of a segmentor under our names; none of classifiers."""
-    renamed = {_our_head(k): v for k, v in parts.others.items()}
+    renamed = {our_head(k): v for k, v in parts.others.items()}
     return {k: v for k, v in renamed.items() if k.startswith(SEGMENTOR)}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .namings import Weights
 
-BANDS = ('error', 'repeat-mean', 'rgb+random', 'rgb+zero')
+BANDS = ('error', 'repeat-mean', 'rgb+random', 'rgb+zero', 'rgb+normal')
 
 #: Follow from the attention window: never loaded.
 TABLES = re.compile(
@@ -62,9 +62,10 @@ def fit_bands(weight: Tensor, initial: Tensor, rule: str,
         weight: Of the file, (D, bands, P, P).
         initial: Of the model as initialised, (D, other bands, P, P).
         rule: 'repeat-mean': every band gets the mean of the file's, scaled
-            so that a grey image gives what it gave. 'rgb+random' and
-            'rgb+zero': the first three bands are red, green and blue, the
-            others start as initialised or at zero. 'error': an error.
+            so that a grey image gives what it gave. 'rgb+random',
+            'rgb+zero' and 'rgb+normal': the first three bands are red, green
+            and blue, the others start as initialised, at zero, or drawn from
+            N(0, 1) at each call. 'error': an error.
         source: File, for the error.
     """
     found, wanted = weight.shape[1], initial.shape[1]
@@ -82,7 +83,10 @@ def fit_bands(weight: Tensor, initial: Tensor, rule: str,
         raise ValueError(f'{where}; bands={rule!r} is for a file of 3 bands '
                          "and a model of more: use bands='repeat-mean'.")
     others = initial[:, 3:].to(weight)
-    others = torch.zeros_like(others) if rule == 'rgb+zero' else others
+    if rule == 'rgb+zero':
+        others = torch.zeros_like(others)
+    elif rule == 'rgb+normal':
+        others = torch.randn_like(others)
     return torch.cat((weight, others), dim=1)
 
 

@@ -6,7 +6,6 @@ loader of a prefix. relay_seg puts its own behind each prefix.
 """
 import io
 
-from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
@@ -18,14 +17,10 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
+from .downloading import URLS, fetch
+from .errors import CheckpointError
 from .host_types import revive
-from .reading import (
-    URLS,
-    CheckpointError,
-    local_file,
-    read_checkpoint,
-    read_file,
-)
+from .reading import read_checkpoint, read_file
 
 STORES = r'(\S+\:)?s3://', r'(\S+\:)?petrel://'
 
@@ -41,12 +36,7 @@ def register_loaders(trust: bool = False) -> None:
         return _for_host(read_checkpoint(filename, trust=trust), trust)
 
     def load_from_http(filename: str, map_location=None) -> dict:
-        # One process downloads; the others find the file, or fail like it.
-        try:
-            if is_main_process():
-                local_file(filename)
-        finally:
-            barrier()
+        fetch(filename)
         return load_from_local(filename)
 
     def load_from_store(filename: str, map_location=None) -> dict:

@@ -98,7 +98,7 @@ def _getattr(owner: type, name: str) -> str:
         f'GLOBAL getattr({getattr(owner, "__name__", owner)},{name!r})')
 
 
-def _named(stand_in: Any, name: str) -> Any:
+def named(stand_in: Any, name: str) -> Any:
     """Torch knows what it may call by module and name."""
     stand_in.__module__, _, stand_in.__name__ = name.rpartition('.')
     stand_in.__qualname__ = stand_in.__name__
@@ -106,19 +106,19 @@ def _named(stand_in: Any, name: str) -> Any:
 
 
 def _copies(make: Callable[[], Callable], *names: str) -> list[Callable]:
-    return [_named(make(), name) for name in names]
+    return [named(make(), name) for name in names]
 
 
 #: Everything that a checkpoint may ask for beyond what torch allows itself.
 #: NumPy 2 moved its core; files have either name.
 STAND_INS = [
-    _named(_Dtype, 'numpy.dtype'),
-    _named(_Array, 'numpy.ndarray'),
-    _named(_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
-    _named(_OneCycle, 'mmengine.optim.scheduler.param_scheduler.'
-           'OneCycleParamScheduler'),
-    _named(_empty_bytes, 'builtins.bytes'),
-    _named(_getattr, 'builtins.getattr'),
+    named(_Dtype, 'numpy.dtype'),
+    named(_Array, 'numpy.ndarray'),
+    named(_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    named(_OneCycle, 'mmengine.optim.scheduler.param_scheduler.'
+          'OneCycleParamScheduler'),
+    named(_empty_bytes, 'builtins.bytes'),
+    named(_getattr, 'builtins.getattr'),
     *_copies(lambda: lambda *args: _reconstruct(*args),
              'numpy.core.multiarray._reconstruct',
              'numpy._core.multiarray._reconstruct'),

@@ -2,10 +2,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from .reading import CheckpointError, read_checkpoint
+from . import authors
+from .errors import CheckpointError
+from .placing import remedies
+from .reading import read_checkpoint
 
 #: Buffers that a model makes itself, whatever a file says.
 DERIVED = ('num_batches_tracked', 'relative_position_index',
@@ -16,6 +20,8 @@ RELAY = 'relay_tokens', 'global_patch_embed', 'global_pos_embed', 'relay_bias'
 def load_weights(model: nn.Module, source: str | Path, *,
                  trust: bool = False) -> dict:
     """Load what training wrote; every weight must find its place.
+
+    Models that the authors of the method trained get our names first.
 
     Args:
         model: Segmentor built from the checkpoint's config.
@@ -52,6 +58,9 @@ def place_weights(model: nn.Module, checkpoint: dict,
             f'{", ".join(map(str, list(checkpoint)[:10])) or "an empty dict"}.'
             ' Give a checkpoint that tools/train.py wrote.')
     weights = {k.removeprefix('module.'): v for k, v in weights.items()}
+    notes = []
+    if authors.is_theirs(weights):
+        weights, notes = authors.to_ours(weights, model, str(source))
     places = model.state_dict()
     missing = _but_derived(places.keys() - weights.keys())
     unexpected = _but_derived(weights.keys() - places.keys())
@@ -65,6 +74,8 @@ def place_weights(model: nn.Module, checkpoint: dict,
     except RuntimeError as error:  # a shape that no rule of the model fits
         raise CheckpointError(_misfit(
             source, checkpoint, weights, places, [], [])) from error
+    if notes:
+        MMLogger.get_current_instance().info('\n  '.join(notes))
 
 
 def _but_derived(names: set[str]) -> list[str]:
@@ -82,7 +93,9 @@ def _misfit(source: str | Path, checkpoint: dict,
     if isinstance(meta, dict) and 'experiment_name' in meta:
         lines.append(f'It was written by {meta["experiment_name"]}.')
     lines += (_kind(weights, places) or _backbone(weights, places)
-              or [*_bands(weights, places), *_classes(weights, places)])
+              or [*_bands(weights, places), *_classes(weights, places),
+                  *_decoder(weights, places),
+                  *remedies(_of_backbone(unexpected), _of_backbone(missing))])
     if len(lines) < 2 or not (missing or unexpected or shapes):
         lines.append('Build the model from the config of the checkpoint.')
     lines += _listed('weights that the model needs and the file lacks',
@@ -126,6 +139,20 @@ def _backbone(weights: Mapping, places: Mapping) -> list[str]:
             'weights of the backbone have the name and the shape of the '
             'model. Use the config that the checkpoint was trained with '
             "(it is inside, under meta['cfg'])."]
+
+
+def _of_backbone(names: list[str]) -> list[str]:
+    return [name.removeprefix('backbone.') for name in names
+            if name.startswith('backbone.')]
+
+
+def _decoder(weights: Mapping, places: Mapping) -> list[str]:
+    """The authors' decoder for a model with another."""
+    layer = 'decode_head.upsample.weight'
+    if layer not in weights or layer in places:
+        return []
+    return ['Its decoder is a LinearHead, that of the model another one: use '
+            'a config with a LinearHead.']
 
 
 def _bands(weights: Mapping, places: Mapping) -> list[str]:

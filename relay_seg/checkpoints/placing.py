@@ -56,8 +56,6 @@ def place(weights: Weights, model: nn.Module, bands: str,
     places = dict(model.named_parameters())
     notes = compare_windows(weights, model, source)
     loaded = {k: v for k, v in weights.items() if not TABLES.search(k)}
-    _fit(loaded, places, model, bands, source, notes)
-
     copied = {}
     locals_ = {twins: local
                for local, twins in getattr(model, 'stem', {}).items()}
@@ -67,6 +65,11 @@ def place(weights: Weights, model: nn.Module, bands: str,
             local = locals_[found[1]] + name[found.end():]
             if local in loaded:
                 copied[name] = loaded[local]
+    # Copies are fitted each by itself: a rule may draw bands.
+    both = loaded | copied
+    changes = _fit(both, places, model, bands, source)
+    loaded, copied = ({k: both[k] for k in x} for x in (loaded, copied))
+    notes += [f'{k}: {v}' for k, v in changes.items() if k in loaded]
 
     surplus = [name for name in loaded if name not in places]
     dropped = [name for name in surplus
@@ -92,9 +95,11 @@ def place(weights: Weights, model: nn.Module, bands: str,
     return Placed(loaded, copied, new, notes)
 
 
-def _fit(loaded: Weights, places: Weights, model: nn.Module, bands: str,
-         source: str, notes: list[str]) -> None:
-    for name, value in loaded.items():
+def _fit(weights: Weights, places: Weights, model: nn.Module, bands: str,
+         source: str) -> dict[str, str]:
+    """Fit weights to their places, and say what was done to which."""
+    changes = {}
+    for name, value in weights.items():
         if name not in places or value.shape == places[name].shape:
             continue
         wanted = places[name].shape
@@ -107,18 +112,19 @@ def _fit(loaded: Weights, places: Weights, model: nn.Module, bands: str,
                     f'or patch_size={value.shape[2]} and windows that are a '
                     'multiple of it.')
             if value.shape[1] != wanted[1]:
-                loaded[name] = fit_bands(
+                weights[name] = fit_bands(
                     value, places[name].detach(), bands, source)
-                notes.append(f'{name}: {value.shape[1]} -> {wanted[1]} bands '
-                             f'({bands})')
+                changes[name] = (f'{value.shape[1]} -> {wanted[1]} bands '
+                                 f'({bands})')
         elif 'pos_embed' in name:
-            loaded[name] = fit_position(
+            weights[name] = fit_position(
                 value, tuple(model.patch_resolution), model.interpolate_mode,
-                class_tokens=sum(t in loaded for t in CLASS_TOKENS),
+                class_tokens=sum(t in weights for t in CLASS_TOKENS),
                 keep=sum(t in places for t in CLASS_TOKENS),
                 name=f'{name} of {source}')
-            notes.append(f'{name}: {value.shape[1]} -> {wanted[1]} rows '
-                         f'({model.interpolate_mode})')
+            changes[name] = (f'{value.shape[1]} -> {wanted[1]} rows '
+                             f'({model.interpolate_mode})')
+    return changes
 
 
 #: If a name like this is (surplus, missing), what helps.
@@ -149,16 +155,24 @@ def _complaint(surplus: list[str], missing: list[str], other: list[str],
                      + ', '.join(f'{name} {tuple(loaded[name].shape)} '
                                  f'{tuple(places[name].shape)}'
                                  for name in other))
-    helped = False
+    lines += remedies(surplus, missing) or [
+        'Set arch, and what else shapes the backbone, to that of the file.']
+    return '\n'.join(lines)
+
+
+def remedies(surplus: list[str], missing: list[str]) -> list[str]:
+    """What helps, if weights of a backbone have no place or are missing.
+
+    Args:
+        surplus: Names in the file alone.
+        missing: Names in the model alone.
+    """
+    lines = []
     for pattern, if_surplus, if_missing in REMEDIES:
         for names, remedy in ((surplus, if_surplus), (missing, if_missing)):
             if remedy and any(re.search(pattern, name) for name in names):
                 lines.append(remedy)
-                helped = True
-    if not helped:
-        lines.append('Set arch, and what else shapes the backbone, to that '
-                     'of the file.')
-    return '\n'.join(lines)
+    return lines
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, PretrainedInit
 from torch import nn
 
+from .downloading import URLS, fetch, local_file
 from .fitting import BANDS
 from .namings import Naming, find_naming
 from .placing import assign, place
@@ -15,12 +17,17 @@ from .reading import read_checkpoint
 from .unwrapping import split, unwrap
 
 PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
+#: What to do without the file of a config.
+OTHERWISE = (', or train from random weights (tools/train.py --pretrained '
+             'none)')
 
 
 def load_pretrained(model: nn.Module, checkpoint: str,
                     prefix: str | None = None, bands: str = 'error',
                     trust: bool = False) -> str:
     """Load weights of any known naming into a backbone; log what was done.
+
+    In a run of several processes all must call it: one downloads.
 
     Args:
         model: A relay backbone or its plain twin of the host; initialised.
@@ -39,6 +46,7 @@ def load_pretrained(model: nn.Module, checkpoint: str,
     if bands not in BANDS:
         raise ValueError(f'bands={bands!r}; use one of {BANDS}.')
     source = str(checkpoint)
+    fetch(checkpoint, OTHERWISE)
     parts = split(unwrap(read_checkpoint(checkpoint, trust=trust), source),
                   source, prefix)
     family = family_of(model)
@@ -115,6 +123,34 @@ def summary(names: Iterable[str]) -> str:
 
 def _size(names: Mapping | list, model: nn.Module) -> int:
     return sum(p.numel() for k, p in model.named_parameters() if k in names)
+
+
+def set_pretrained(cfg: Config, source: str) -> None:
+    """Let a config's backbone start from other weights, or from none.
+
+    Args:
+        cfg: With ``model.backbone``, whose ``init_cfg`` changes: ``bands``
+            and ``prefix`` stay, and what it says beside a file.
+        source: Path or URL of a file of weights; 'none' for random weights.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    backbone = cfg.model.backbone
+    cfgs = backbone.get('init_cfg') or []
+    cfgs = cfgs if isinstance(cfgs, list) else [cfgs]
+    files = [c for c in cfgs if c.get('type') in PRETRAINED]
+    rest = [c for c in cfgs if c not in files]
+    if source != 'none':
+        if not source.startswith(URLS[:2]) and not local_file(
+                source).is_file():
+            raise FileNotFoundError(
+                f'{source} is no file; give the path or URL of a file of '
+                'weights, or none for random weights.')
+        kept = {key: files[0][key] for key in ('bands', 'prefix')
+                if files and key in files[0]}
+        rest.append(dict(type='Pretrained', checkpoint=source, **kept))
+    backbone.init_cfg = rest if len(rest) > 1 else rest[0] if rest else None
 
 
 @contextmanager

@@ -2,29 +2,22 @@
 import hashlib
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from re import search
 from typing import BinaryIO
-from urllib.parse import urlparse
 
 import torch
 from torch import serialization
 
+from . import lightning
+from .downloading import local_file
+from .errors import CheckpointError, UnsafeCheckpointError
 from .host_types import STAND_INS, plain
 
 ZIP, PICKLE = b'PK\x03\x04', b'\x80'
-URLS = 'http://', 'https://', 'file://'
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, is damaged, or does not fit."""
-
-
-class UnsafeCheckpointError(CheckpointError):
-    """A file that asks for more than weights."""
 
 
 def read_checkpoint(source: str | Path, *, trust: bool = False) -> dict:
@@ -36,7 +29,8 @@ def read_checkpoint(source: str | Path, *, trust: bool = False) -> dict:
 
     Returns:
         The file's content; tensors are on the CPU, history buffers of the
-        host's message hub are dicts of tensors.
+        host's message hub are dicts of tensors. Of a file of PyTorch
+        Lightning the weights and how long they were trained.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -49,27 +43,6 @@ def read_checkpoint(source: str | Path, *, trust: bool = False) -> dict:
         return _read_safetensors(path)
     with path.open('rb') as file:
         return read_file(file, str(source), trust=trust)
-
-
-def local_file(source: str | Path) -> Path:
-    """Path of a file; one behind a URL is downloaded, once, to torch's hub."""
-    text = str(source)
-    if not text.startswith(URLS):
-        return Path(source).expanduser()
-    url = urlparse(text)
-    if url.scheme == 'file':
-        return Path(url.path)
-    folder = Path(torch.hub.get_dir(), 'checkpoints')
-    path = folder / Path(url.path).name
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(text, str(path))
-        except OSError as error:
-            raise CheckpointError(
-                f'{source} was not downloaded ({error}); check the address, '
-                f'or put the file into {folder} yourself.') from error
-    return path
 
 
 def sha256(path: Path) -> str:
@@ -107,17 +80,62 @@ def read_file(file: BinaryIO, source: str, *, trust: bool = False) -> dict:
         content = _load(file, source, weights_only=False)
     else:
         _check_format(file, source)
-        with only_stand_ins():
-            content = _load(file, source, weights_only=True)
+        content = _read_strictly(file, source)
     if not isinstance(content, dict):
         raise CheckpointError(
             f'{source} holds a {type(content).__name__}, not a dict of '
             'weights; save model.state_dict() instead.')
+    if lightning.is_lightning(content):
+        return lightning.weights_of(content, source)
+    return content
+
+
+def _read_strictly(file: BinaryIO, source: str) -> dict:
+    try:
+        with only_stand_ins():
+            return _load(file, source, weights_only=True)
+    except UnsafeCheckpointError as refusal:
+        data = lightning.pickle_of(file)
+        if data is None:
+            raise
+        return _read_inertly(file, source, data, refusal)
+
+
+def _read_inertly(file: BinaryIO, source: str, data: bytes,
+                  refusal: UnsafeCheckpointError) -> dict:
+    """Read a file of Lightning with nothing behind the names it asks for.
+
+    Args:
+        file: Open for reading bytes, at its start.
+        source: Its name, for messages.
+        data: Its pickle.
+        refusal: Why it is not read as others are.
+    """
+    try:
+        if file.read(len(ZIP)) != ZIP:
+            raise UnpicklingError('it is in the format of torch before 1.6')
+        file.seek(0)
+        with only_stand_ins([]):
+            names = serialization.get_unsafe_globals_in_checkpoint(file)
+        file.seek(0)
+        with only_stand_ins(lightning.inert(names, data)):
+            content = plain(torch.load(
+                file, map_location='cpu', weights_only=True))
+        if not lightning.is_lightning(content):
+            raise UnpicklingError(
+                'its state_dict does not hold tensors alone')
+    except MemoryError:
+        raise
+    except Exception as error:  # of a file that has just failed to load
+        raise UnsafeCheckpointError(
+            f'{refusal}\nThe file is of PyTorch Lightning, whose objects are '
+            f'left out where that can be done, but: {_reason(error)}. '
+            + lightning.RECIPE.format(Path(source).name)) from None
     return content
 
 
 @contextmanager
-def only_stand_ins() -> Iterator[None]:
+def only_stand_ins(stand_ins: Sequence = STAND_INS) -> Iterator[None]:
     """Allow the stand-ins and nothing that others allowed before.
 
     torch keeps one list for the whole process; any library may have put the
@@ -125,7 +143,7 @@ def only_stand_ins() -> Iterator[None]:
     """
     others = serialization.get_safe_globals()
     serialization.clear_safe_globals()
-    serialization.add_safe_globals(STAND_INS)
+    serialization.add_safe_globals(list(stand_ins))
     try:
         yield
     finally:
@@ -199,6 +217,14 @@ def _wanted(file: BinaryIO, error: UnpicklingError) -> str:
         found = search(r'GLOBAL (.+?)( was not| whose|\n|$)', str(error))
         names = [found[1] if found else str(error).split('\n')[-1]]
     return ', '.join(sorted(map(str, names)))
+
+
+def _reason(error: Exception) -> str:
+    """What torch says of an error, without its advice."""
+    lines = [line.strip() for line in str(error).splitlines()
+             if line.strip() and not line.startswith('Check the doc')]
+    last = lines[-1] if lines else type(error).__name__
+    return last.removeprefix('WeightsUnpickler error: ').rstrip('.')
 
 
 def _remedy() -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
 
-from .reading import CheckpointError, UnsafeCheckpointError
+from .errors import CheckpointError, UnsafeCheckpointError
 
 #: What a run needs to go on as if it had never stopped.
 TRAINING = 'state_dict', 'optimizer', 'message_hub', 'meta'

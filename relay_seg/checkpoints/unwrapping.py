@@ -8,11 +8,15 @@ from .namings import Weights
 
 #: Keys under which files hold their weights, tried from the top.
 WRAPPERS = ('state_dict', 'model', 'teacher')
-#: Prefixes of every weight that say nothing: those of DDP and of trainers.
-PREFIXES = ('module.', 'network.')
-BACKBONES = ('backbone.', 'model.')
+#: Prefixes of every weight that say nothing: those of DDP, of trainers and of
+#: compiled models.
+PREFIXES = ('module.', 'network.', 'net.', '_orig_mod.')
+#: Of the authors' plain ViT: ``ViT.``
+BACKBONES = ('backbone.', 'model.', 'ViT.')
+#: Parts of classifiers after pooling, and of losses; none is of use here.
+CLASSIFIERS = ('head.', 'head_dist.', 'fc_norm.', 'criterion.')
 #: Parts of models beside the backbone.
-HEADS = ('head.', 'head_dist.', 'neck.', 'decode_head.', 'auxiliary_head.',
+HEADS = (*CLASSIFIERS, 'neck.', 'decode_head.', 'auxiliary_head.',
          'seg_head.')
 
 
@@ -44,7 +48,9 @@ def unwrap(content: Mapping, source: str) -> Weights:
             f'{source} holds no weights but {list(content)[:8]}; give a file '
             f'of weights, bare or under one of {list(WRAPPERS)}.')
     for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in weights):
+        # Losses of a trainer stand beside its network.
+        if (_below(prefix, weights) and all(
+                key.startswith((prefix, 'criterion.')) for key in weights)):
             weights = {k.removeprefix(prefix): v for k, v in weights.items()}
             return unwrap(weights, source)
     return weights
@@ -56,18 +62,20 @@ def split(weights: Weights, source: str, prefix: str | None = None) -> Parts:
     Args:
         weights: All weights of a file.
         source: File, for the error.
-        prefix: Of the backbone; without it ``backbone.``, ``model.`` or
-            nothing is found out.
+        prefix: Of the backbone, as in the file; without it ``backbone.``,
+            ``model.``, ``ViT.`` or nothing is found out.
     """
-    if prefix is None:
-        prefix = next((p for p in BACKBONES if _below(p, weights)), '')
-        asked = False
+    asked = prefix is not None
+    if asked:
+        given = prefix = prefix.rstrip('.') + '.'
+        while not _below(prefix, weights) and prefix.startswith(PREFIXES):
+            prefix = prefix.partition('.')[2]  # gone from the names already
     else:
-        prefix, asked = prefix.rstrip('.') + '.', True
+        prefix = next((p for p in BACKBONES if _below(p, weights)), '')
     below = _below(prefix, weights)
     if not below:
         tops = sorted({key.split('.')[0] for key in weights})
-        raise ValueError(f'prefix={prefix!r} is of no weight in {source}, '
+        raise ValueError(f'prefix={given!r} is of no weight in {source}, '
                          f'whose names begin with {tops}.')
     # Heads stand beside the backbone or, in classifiers, within it.
     backbone = {k: v for k, v in below.items() if not k.startswith(HEADS)}

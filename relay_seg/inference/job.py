@@ -274,6 +274,7 @@ class Job:
             CLASS_NAMES=json.dumps(self.classes.names),
             PALETTE=json.dumps(self.classes.palette),
             WINDOW=json.dumps(self.plan.size),
+            INPUT_SIZE=json.dumps(self.plan.input_size),
             STRIDE=json.dumps(self.plan.stride),
             BLEND=self.plan.blend,
             CONTEXT_FACTORS=json.dumps(self.plan.factors),

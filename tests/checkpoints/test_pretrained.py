@@ -1,13 +1,16 @@
 """What init_cfg says, changes and refuses, on small models."""
+import itertools
+
 import pytest
 import timm
 import torch
+from mmengine.config import Config
 from mmpretrain.models.utils import resize_pos_embed
 from mmseg.registry import MODELS
 from safetensors.torch import save_file
 
-import relay_seg.checkpoints.pretrained
 from relay_seg.backbones import RelaySwinV2, RelayViT
+from relay_seg.checkpoints.pretrained import set_pretrained
 
 WIDTH = 12
 VIT = dict(
@@ -100,18 +103,14 @@ def test_safetensors(tmp_path):
                        state['blocks.1.norm2.weight'])
 
 
-def test_url_reaches_the_reader_as_it_is(monkeypatch):
-    url, state = 'https://host.org/a%20b.pth', timm_of(VIT).state_dict()
-    asked = []
-
-    def read(source, trust):
-        asked.append((source, trust))
-        return state
-
-    monkeypatch.setattr(
-        relay_seg.checkpoints.pretrained, 'read_checkpoint', read)
-    load(VIT, url)
-    assert asked == [(url, False)]
+def test_url_is_taken_as_it_is(tmp_path, monkeypatch, log):
+    """No prefix of a path is cut off, and nothing is decoded."""
+    monkeypatch.setenv('RELAY_SEG_WEIGHTS', str(tmp_path))
+    state = timm_of(VIT).state_dict()
+    save(state, tmp_path / 'a%20b.pth')
+    model = load(VIT, 'https://host.org/a%20b.pth')
+    assert torch.equal(model.ln1.weight, state['norm.weight'])
+    assert 'from https://host.org/a%20b.pth, named' in log[-1]
 
 
 def test_prefix_chooses_a_part(path):
@@ -254,6 +253,25 @@ def test_rgb_and_random(cfg, path, log):
     assert '3 -> 5 bands (rgb+random)' in log[-1]
 
 
+@BOTH
+def test_rgb_and_normal(cfg, path, log):
+    """As in the authors' code: each view draws for itself."""
+    state = timm_of(cfg).state_dict()
+    model = load(cfg, save(state, path), 'rgb+normal', in_channels=23,
+                 num_views=3)
+    stems = [model.patch_embed, *model.global_patch_embed]
+    weights = [stem.projection.weight for stem in stems]
+    for weight in weights:
+        assert torch.equal(weight[:, :3], state['patch_embed.proj.weight'])
+        assert abs(weight[:, 3:].mean()) < 0.1
+        assert abs(weight[:, 3:].std() - 1) < 0.1
+    for one, two in itertools.combinations(weights, 2):
+        correlation = (one[:, 3:] * two[:, 3:]).mean()
+        assert abs(correlation) < 0.1
+    changes = [x for x in log[-1].splitlines() if '(rgb+normal)' in x]
+    assert len(changes) == 1 and '3 -> 23 bands' in changes[0]
+
+
 @pytest.mark.parametrize('bands, n, message', [
     (None, 4, r'for 3 bands, in_channels=4.*repeat-mean.*rgb\+random'),
     ('error', 1, 'for 3 bands, in_channels=1'),
@@ -381,3 +399,59 @@ def test_plain_twin_is_as_loud(cfg, path):
     save(timm_of(cfg).state_dict() | dict(strange=torch.ones(1)), path)
     with pytest.raises(ValueError, match='strange'):
         segmentor_of(cfg, path).init_weights()
+
+
+# Other weights for a config --------------------------------------------------
+
+URL = 'https://host.org/a.pth'
+OTHER = dict(type='TruncNormal', std=0.02)
+
+
+def with_init(init_cfg, source):
+    cfg = Config(dict(model=dict(backbone=dict(type='RelayViT'))))
+    if init_cfg != 'absent':
+        cfg.model.backbone.init_cfg = init_cfg
+    set_pretrained(cfg, source)
+    return cfg.model.backbone.init_cfg
+
+
+@pytest.mark.parametrize('init_cfg', [
+    'absent', None, dict(type='Pretrained', checkpoint=URL, bands='rgb+zero')])
+def test_none_takes_weights_away(init_cfg):
+    assert with_init(init_cfg, 'none') is None
+
+
+def test_other_weights_keep_bands_and_prefix(tmp_path):
+    expected = dict(type='Pretrained', checkpoint=URL)
+    assert with_init('absent', URL) == expected
+    assert with_init(None, URL) == expected
+    path = save(timm_of(VIT).state_dict(), tmp_path / 'b.pth')
+    before = expected | dict(bands='rgb+normal', prefix='one', trust=True)
+    assert with_init(before, str(path)) == dict(
+        type='Pretrained', checkpoint=str(path), bands='rgb+normal',
+        prefix='one')
+
+
+def test_what_is_no_file_stays_in_init_cfg():
+    assert with_init(OTHER, 'none') == OTHER
+    both = [OTHER, dict(type='Pretrained', checkpoint='a.pth')]
+    assert with_init(both, 'none') == OTHER
+    assert with_init(both, URL) == [
+        OTHER, dict(type='Pretrained', checkpoint=URL)]
+
+
+def test_weights_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match='none.pth is no file; give'):
+        with_init('absent', str(tmp_path / 'none.pth'))
+
+
+def test_config_with_other_weights_builds(tmp_path):
+    """What is set is what init_cfg takes."""
+    state = timm_of(VIT).state_dict()
+    cfg = Config(dict(model=dict(backbone=VIT | dict(in_channels=4))))
+    cfg.model.backbone.init_cfg = dict(
+        type='Pretrained', checkpoint=URL, bands='rgb+zero')
+    set_pretrained(cfg, str(save(state, tmp_path / 'a.pth')))
+    model = MODELS.build(cfg.model.backbone)
+    model.init_weights()
+    assert torch.equal(model.ln1.weight, state['norm.weight'])

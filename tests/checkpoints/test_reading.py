@@ -5,6 +5,7 @@ import pickle
 import threading
 from pathlib import Path
 
+import lightning_files
 import mmseg
 import numpy as np
 import pytest
@@ -109,6 +110,88 @@ def test_torchscript_is_refused(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(str(path))
     with pytest.raises(UnsafeCheckpointError, match='TorchScript'):
         read_checkpoint(path)
+
+
+# Files of PyTorch Lightning, which hold objects in any case.
+
+
+def lightning_attack(path, marker, place, payload, **settings):
+    found = checkpoint_with(place, payloads(marker)[payload])
+    found[lightning_files.MARK] = '2.1.0'
+    torch.save(found, path, **settings)
+    return path
+
+
+@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('payload', ['call', 'eval', 'getattr',
+                                     'getattr-call'])
+def test_no_attack_in_a_lightning_file_runs(tmp_path, marker, payload, place):
+    """What it asks for is left out, or the file is refused."""
+    path = lightning_attack(tmp_path / 'a.ckpt', marker, place, payload)
+    if payload == 'eval' and place != 'state_dict.extra':
+        assert read_checkpoint(path)['state_dict'].keys() == {
+            'line.weight', 'line.bias'}
+    else:
+        with pytest.raises(UnsafeCheckpointError) as error:
+            read_checkpoint(path)
+        assert 'a.ckpt' in str(error.value)
+        assert "['state_dict']), 'weights.pth')" in str(error.value)
+    assert not marker.exists()
+    if payload != 'getattr':
+        torch.load(path, weights_only=False)
+        assert marker.is_dir()  # the attack is real
+
+
+def test_allow_lists_of_others_do_not_count_for_lightning(tmp_path, marker):
+    path = lightning_attack(tmp_path / 'a.ckpt', marker, 'extra', 'eval')
+    with torch.serialization.safe_globals([eval]):
+        assert 'extra' not in read_checkpoint(path)
+        assert eval in torch.serialization.get_safe_globals()
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize('weights', [{}, dict(a=Path('a')), [1]])
+def test_lightning_file_without_weights_is_refused(tmp_path, weights):
+    found = lightning_files.content({}) | dict(state_dict=weights)
+    path = lightning_files.write(found, tmp_path / 'a.ckpt')
+    with pytest.raises(UnsafeCheckpointError, match='not hold tensors alone'):
+        read_checkpoint(path)
+
+
+def test_objects_as_keys_and_types_are_left_out(tmp_path, log):
+    found = lightning_files.content(dict(a=torch.ones(2))) | dict(
+        keys={Path('a'): 1}, kinds=[lightning_files.Settings],
+        step=functools.partial(getattr, 'a'), plain=dict(b=1))
+    path = lightning_files.write(found, tmp_path / 'a.ckpt')
+    assert read_checkpoint(path)['state_dict']['a'].tolist() == [1, 1]
+    assert log[0].endswith(', datamodule_hparams, keys, kinds, step.')
+
+
+def test_lightning_file_of_the_old_format_says_how_to_strip_it(tmp_path):
+    """The recipe is run as it stands in the message."""
+    path = lightning_files.write(
+        lightning_files.content(dict(a=torch.ones(2))), tmp_path / 'a.ckpt',
+        _use_new_zipfile_serialization=False)
+    with pytest.raises(UnsafeCheckpointError, match='torch before 1.6') as e:
+        read_checkpoint(path)
+    recipe = str(e.value).split(':\n')[1]
+    assert len(recipe.splitlines()) == 2 and "torch.load('a.ckpt'" in recipe
+    found = lightning_files.content(dict(a=torch.ones(2)), objects=False)
+    torch.save(found, path, _use_new_zipfile_serialization=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        exec('\n'.join(line.strip() for line in recipe.splitlines()), {})
+    weights = read_checkpoint(tmp_path / 'weights.pth')['state_dict']
+    assert weights['a'].tolist() == [1, 1]
+
+
+def test_objects_without_the_mark_of_lightning_are_refused(tmp_path):
+    found = lightning_files.content(dict(a=torch.ones(2)))
+    del found[lightning_files.MARK]
+    path = lightning_files.write(found, tmp_path / 'a.ckpt')
+    with pytest.raises(UnsafeCheckpointError, match='functools.partial') as e:
+        read_checkpoint(path)
+    assert 'Lightning' not in str(e.value)
 
 
 class Crafted:

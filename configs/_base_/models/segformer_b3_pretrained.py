@@ -3,5 +3,5 @@ model = dict(
     backbone=dict(
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/'
-            'mit_b3_20220624-13b1141c.pth')))
+            checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/'
+            'pretrain/segformer/mit_b3_20220624-13b1141c.pth')))
