@@ -100,6 +100,13 @@ def set_window(cfg: Config, window: Sequence[str] | None = None,
         if step['type'] == 'SampleWindow':
             step['window'], step['input_size'] = new_window, new_input
     cfg.window, cfg.input_size = new_window, new_input
+    if any(str(side).endswith('m') for side in window or ()):
+        # Scenes with other pixels are refused: the window would be another.
+        cfg.window_metres = tuple(side * pixel_size(cfg)
+                                  for side in new_window)
+        for dataset in _datasets(loader.dataset for loader in _loaders(cfg)):
+            dataset.metainfo = dict(
+                dataset.get('metainfo') or {}, pixel_size=pixel_size(cfg))
 
 
 def _size(sides: Sequence[str], cfg: Config | None = None) -> Size:

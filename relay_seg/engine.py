@@ -15,6 +15,7 @@ from relay_seg.checkpoints import (
     place_weights,
     register_loaders,
     replacing,
+    with_our_names,
 )
 from relay_seg.processes import warn_of_shared_store
 
@@ -73,6 +74,9 @@ class RelayRunner(Runner):
             checkpoint = dict(state_dict=checkpoint)
         if self._resume:
             self._check_training_state(checkpoint, filename)
+        # Before hooks look at it: one of averaged weights copies them.
+        checkpoint = checkpoint | dict(state_dict=with_our_names(
+            self.model, checkpoint['state_dict'], filename))
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         place_weights(self.model, checkpoint, filename)
         self._has_loaded = True

@@ -8,7 +8,7 @@ import rasterio
 from affine import Affine
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS, TRANSFORMS
+from mmseg.registry import DATASETS, MODELS, TRANSFORMS
 from test_tools import call, options
 
 from relay_seg.config import load_config, pixel_size, set_window
@@ -128,7 +128,15 @@ def test_pixel_size_of_the_first_scene(scenes):
             raster.crs = 'EPSG:32648'
     assert pixel_size(cfg) == 0.25
     set_window(cfg, ['32m'])
-    assert cfg.window == (128, 128)
+    assert cfg.window == (128, 128) and cfg.window_metres == (32., 32.)
+    # Scenes with other pixels would have another window.
+    init_default_scope('mmseg')
+    DATASETS.build(cfg.train_dataloader.dataset)
+    path = scenes / 'img_dir/train/b.tif'
+    with rasterio.open(path, 'r+') as raster:
+        raster.transform = Affine(0.3, 0, 0, 0, -0.3, 0)
+    with pytest.raises(ValueError, match=r'b.tif has pixels of 0.3 m.*0.25'):
+        DATASETS.build(cfg.train_dataloader.dataset)
 
 
 def test_pipelines_can_be_built():

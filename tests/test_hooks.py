@@ -194,6 +194,33 @@ def test_plain_lines_without_a_terminal(runner, capfd):
     assert not [x for _, x in runner.logger.handlers[0].lines if 'val:' in x]
 
 
+def test_what_a_validation_costs_is_told(runner, monkeypatch):
+    """Beside the training since the one before."""
+    clock = [100.]
+    monkeypatch.setattr('relay_seg.hooks.progress.time.monotonic',
+                        lambda: clock[0])
+    hook = ProgressHook()
+
+    def after(seconds, call, *args):
+        clock[0] += seconds
+        call(runner, *args)
+
+    hook.before_train(runner)
+    after(60, hook.before_val_epoch)
+    after(15, hook.after_val_epoch, {})
+    after(30, hook.before_val_epoch)
+    after(2.5, hook.after_val_epoch, {})
+    told = [text for _, text in runner.logger.handlers[0].lines
+            if 'Validation took' in text]
+    assert told == [
+        'Validation took 15.0 s, training before it 60.0 s.',
+        'Validation took 2.5 s, training before it 30.0 s.']
+    hook.after_train(runner)
+    hook.before_val_epoch(runner)  # a validation alone is beside nothing
+    hook.after_val_epoch(runner, {})
+    assert len(runner.logger.handlers[0].lines) == 2
+
+
 def test_tools_show_bars_on_a_terminal(module_scenes, tmp_path):
     with terminal() as sent:
         call('tools/train.py', PLAIN, '--work-dir', tmp_path,

@@ -2,7 +2,7 @@ from .downloading import local_file
 from .errors import CheckpointError, UnsafeCheckpointError
 from .hook import ResumedEarlyStoppingHook, WholeCheckpointHook
 from .host_loaders import register_loaders
-from .loading import load_weights, place_weights
+from .loading import load_weights, place_weights, with_our_names
 from .reading import read_checkpoint, sha256
 from .resuming import is_training_state, last_loadable
 from .writing import replacing, write_checkpoint
@@ -14,5 +14,6 @@ __all__ = [
     'CheckpointError', 'ResumedEarlyStoppingHook', 'UnsafeCheckpointError',
     'WholeCheckpointHook', 'is_training_state', 'last_loadable',
     'load_weights', 'local_file', 'place_weights', 'read_checkpoint',
-    'register_loaders', 'replacing', 'sha256', 'write_checkpoint'
+    'register_loaders', 'replacing', 'sha256', 'with_our_names',
+    'write_checkpoint'
 ]

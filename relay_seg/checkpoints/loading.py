@@ -48,8 +48,7 @@ def place_weights(model: nn.Module, checkpoint: dict,
         checkpoint: With or without ``state_dict`` around the weights.
         source: Where it comes from, for messages.
     """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    model = _inner(model)
     weights = checkpoint.get('state_dict', checkpoint)
     if not weights or not all(
             isinstance(x, Tensor) for x in weights.values()):
@@ -58,9 +57,7 @@ def place_weights(model: nn.Module, checkpoint: dict,
             f'{", ".join(map(str, list(checkpoint)[:10])) or "an empty dict"}.'
             ' Give a checkpoint that tools/train.py wrote.')
     weights = {k.removeprefix('module.'): v for k, v in weights.items()}
-    notes = []
-    if authors.is_theirs(weights):
-        weights, notes = authors.to_ours(weights, model, str(source))
+    weights = with_our_names(model, weights, source)
     places = model.state_dict()
     missing = _but_derived(places.keys() - weights.keys())
     unexpected = _but_derived(weights.keys() - places.keys())
@@ -74,8 +71,29 @@ def place_weights(model: nn.Module, checkpoint: dict,
     except RuntimeError as error:  # a shape that no rule of the model fits
         raise CheckpointError(_misfit(
             source, checkpoint, weights, places, [], [])) from error
-    if notes:
-        MMLogger.get_current_instance().info('\n  '.join(notes))
+
+
+def with_our_names(model: nn.Module, weights: Mapping[str, Tensor],
+                   source: str | Path) -> Mapping[str, Tensor]:
+    """Weights of a model of the authors under our names; others as they are.
+
+    Args:
+        model: May be wrapped.
+        weights: All weights of a file.
+        source: Where they come from, for messages.
+    """
+    if not authors.is_theirs(weights):
+        return weights
+    weights, notes = authors.to_ours(weights, _inner(model), str(source))
+    MMLogger.get_current_instance().info('\n  '.join(notes))
+    return weights
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """A model without what is wrapped around it."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _but_derived(names: set[str]) -> list[str]:

@@ -1,6 +1,4 @@
 """Does a scene look like what a model was trained on?"""
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from mmengine.logging import MMLogger
@@ -15,12 +13,13 @@ PROBES, PROBE = 3, 64  # probes a side of the scene, and their pixels a side
 FAR, FLAT = 20., 0.02
 #: Pixels larger or smaller than this many times those of training.
 SCALE = 1.5
+#: The same, where a window is given in metres.
+EXACT = 0.01
 
 
 def check_scene(source: RasterSource, model: SlideEncoderDecoder) -> None:
     """Warn of values and of a pixel size that the model does not know."""
-    meta = getattr(model, 'dataset_meta', None) or {}
-    for text in (_odd_values(source, model), _odd_size(source, meta)):
+    for text in (_odd_values(source, model), _odd_size(source, model)):
         if text:
             MMLogger.get_current_instance().warning(text)
 
@@ -57,16 +56,23 @@ def _odd_values(source: RasterSource, model: SlideEncoderDecoder) -> str:
     return ''
 
 
-def _odd_size(source: RasterSource, meta: Mapping) -> str:
-    """In words, if pixels are not of the size of training, where known."""
-    trained = meta.get('pixel_size')
+def _odd_size(source: RasterSource, model: SlideEncoderDecoder) -> str:
+    """In words, if pixels are not of the size of training, where known.
+
+    Raises:
+        ValueError: They are not, and the window was given in metres.
+    """
+    trained = (getattr(model, 'dataset_meta', None) or {}).get('pixel_size')
     crs = source.crs
     if not trained or crs is None or not crs.is_projected:
         return ''
     unit = crs.linear_units_factor[1]
     size = abs(source.transform.determinant)**0.5 * unit
-    if 1 / SCALE < size / trained < SCALE:
-        return ''
-    return (f'{source.name} has pixels of {size:.3g} m, the model was trained '
+    text = (f'{source.name} has pixels of {size:.3g} m, the model was trained '
             f'on {trained:.3g} m; resample with --pixel-size '
-            f'{trained / unit:.6g}.')
+            f'{trained / unit:.6g}')
+    in_metres = (getattr(model, 'cfg', None) or {}).get('window_metres')
+    if in_metres and abs(size / trained - 1) > EXACT:
+        raise ValueError(f'{text}, or give --window in pixels: it would not '
+                         'be as many metres here.')
+    return '' if 1 / SCALE < size / trained < SCALE else f'{text}.'

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmseg.registry import MODELS
@@ -20,6 +21,7 @@ from relay_seg.checkpoints import (
     register_loaders,
 )
 from relay_seg.checkpoints.converting import convert_checkpoint
+from relay_seg.engine import RelayRunner
 from relay_seg.segmentors import PlainEncoderDecoder, RelayEncoderDecoder
 
 FILES = ('vit_rt', 'swin_rt', 'vit_single_reg0', 'swin_single_reg0')
@@ -121,6 +123,23 @@ def test_logits_are_theirs(file, way, files):
             else PlainEncoderDecoder)
     assert type(model) is kind
     check(model, file)
+
+
+def test_hooks_see_our_names(files, monkeypatch):
+    """A hook that averages weights copies what it is shown."""
+    runner = RelayRunner.__new__(RelayRunner)
+    runner.model, runner._resume = build('swin_rt'), False
+    shown = []
+    monkeypatch.setattr(
+        RelayRunner, 'logger', MMLogger.get_current_instance())
+    monkeypatch.setattr(
+        RelayRunner, 'call_hook',
+        lambda self, name, checkpoint: shown.append(checkpoint['state_dict']))
+    runner.load_checkpoint(str(files['swin_rt']))
+    twin = build('swin_rt')
+    place_weights(twin, dict(state_dict=shown[0]), 'hook')
+    check(twin, 'swin_rt')
+    check(runner.model, 'swin_rt')
 
 
 @pytest.mark.parametrize('file', ['vit_single_reg0', 'swin_single_reg0'])

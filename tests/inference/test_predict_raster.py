@@ -505,6 +505,22 @@ def test_numbers_that_do_not_fit(cheap, noise, scene_file, tmp_path, out,
         predict_raster(cheap(), waves, out)
 
 
+def test_a_window_in_metres_needs_pixels_of_the_data(
+        cheap, noise, scene_file, tmp_path):
+    """Pixels of the scene are half a metre."""
+    path = scene_file(tmp_path / 'scene.tif', noise(40, 40))
+    model = cheap()
+    model.cfg = dict(window_metres=(16., 16.))
+    for pixel, message in ((0.5, None), (0.6, 'pixel-size 0.6.*in pixels')):
+        model.dataset_meta = dict(pixel_size=pixel)
+        if message is None:
+            predict_raster(model, path, tmp_path / 'out.tif')
+            continue
+        with pytest.raises(ValueError, match=message):
+            predict_raster(model, path, tmp_path / 'other.tif')
+    predict_raster(model, path, tmp_path / 'other.tif', pixel_size=0.6)
+
+
 def test_rasters_that_do_not_lie_on_each_other(
         cheap, noise, scene_file, tmp_path, out, place):
     rgb = scene_file(tmp_path / 'rgb.tif', noise(40, 40))
