@@ -203,12 +203,13 @@ def crop(image: Image, window: Window, fill: float | Sequence[float]) -> Image:
     if inside.shape[-2:] == size:
         return inside
     shape = (*image.shape[:-2], *size)
-    if isinstance(image, Tensor):
-        fill = torch.as_tensor(fill, dtype=image.dtype, device=image.device)
-        out = fill[..., None, None].expand(shape).clone()
+    out = (image.new_empty(shape) if isinstance(image, Tensor)
+           else np.empty(shape, image.dtype))
+    if isinstance(fill, Sequence):  # each written where it belongs: no upload
+        for band, value in enumerate(fill):
+            out[..., band, :, :] = value
     else:
-        fill = np.asarray(fill, dtype=image.dtype)[..., None, None]
-        out = np.broadcast_to(fill, shape).copy()
+        out[...] = fill
     y, x = top - window.top, left - window.left
     out[..., y:y + inside.shape[-2], x:x + inside.shape[-1]] = inside
     return out
@@ -243,7 +244,8 @@ def valid_mean(image: Image, factor: int) -> Image:
     if isinstance(image, np.ndarray):
         return valid_mean(torch.from_numpy(image), factor).numpy()
     mean = area_mean(image, factor)
-    if factor == 1 or not mean.isnan().any():
+    # To look for NaN, a GPU would have to be waited for.
+    if factor == 1 or not (image.is_cuda or mean.isnan().any()):
         return mean
     share = area_mean((~image.isnan()).to(mean.dtype), factor)
     return area_mean(image.nan_to_num(0.), factor) / share

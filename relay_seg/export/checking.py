@@ -9,6 +9,7 @@ from torch import Tensor
 
 from relay_seg.inference.model import bands_of
 from relay_seg.inference.raster_source import RasterSource
+from relay_seg.inference.source import scene_reader
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Views, batched, cut_views, plan_windows
 
@@ -107,7 +108,7 @@ def windows_of(images: Sequence[str | Path], model: SlideEncoderDecoder,
     batches = []
     for image in images:
         source = RasterSource([image], bands)
-        read = source.reader().read
+        read = scene_reader(source, bands)
         windows = plan_windows(source.shape, window, window)
         # The middle of as many runs of windows.
         chosen = sorted({int((i + 0.5) * len(windows) / each)

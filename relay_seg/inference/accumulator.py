@@ -30,9 +30,10 @@ class Accumulator:
         self._start, self._stop = start, stop
         self._device = device
         self._open: dict[int, Tensor] = {}
+        # One upload for each axis.
         self._weights = tuple(
-            {first: weight.to(device, torch.float32)
-             for first, weight in axis.items()} for axis in plan.weights())
+            dict(zip(axis, torch.stack(list(axis.values())).to(
+                device, torch.float32))) for axis in plan.weights())
 
     def add(self, windows: Sequence[Window], logits: Tensor) -> None:
         """Add results of windows.
@@ -45,7 +46,6 @@ class Accumulator:
         down, across = self._weights
         for window, result in zip(windows, logits):
             weight = down[window.top][:, None] * across[window.left]
-            result = result * weight
             right = min(window.left + width, self._plan.shape[1])
             columns = slice(window.left, right)
             first = self._plan.row_of(window.top)
@@ -54,9 +54,10 @@ class Accumulator:
                 if low >= window.top + height:
                     break
                 high = min(high, window.top + height)
-                self._band(band)[:, :high - low, columns] += result[
-                    :, low - window.top:high - window.top,
-                    :right - window.left]
+                rows = slice(low - window.top, high - window.top)
+                inside = slice(0, right - window.left)
+                self._band(band)[:, :high - low, columns].addcmul_(
+                    result[:, rows, inside], weight[rows, inside])
 
     def take(self, band: int) -> Tensor:
         """Logits of a finished band, (channels, rows, width); once only."""

@@ -1,12 +1,13 @@
-"""Polygons that say which part of a scene to segment."""
+"""Polygons that say which part of a scene to segment.
+
+shapely and pyogrio are imported where they are used: a prediction without
+polygons does not need them.
+"""
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyogrio
-import shapely
 from affine import Affine
-from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.warp import transform
@@ -26,6 +27,7 @@ class Area:
 
     def touched(self, plan: Plan) -> np.ndarray:
         """Which windows touch a polygon, (rows of windows, columns)."""
+        import shapely
         tree = shapely.STRtree(self.shapes)
         found = np.zeros((len(plan.tops), len(plan.lefts)), bool)
         lefts = np.array(plan.lefts)
@@ -39,6 +41,7 @@ class Area:
 
     def mask(self, top: int, bottom: int, width: int) -> np.ndarray:
         """Which pixels of some rows have their centre in a polygon."""
+        import shapely
         bounds = shapely.bounds(self.shapes)
         near = self.shapes[(bounds[:, 1] < bottom) & (bounds[:, 3] > top)]
         shape = bottom - top, width
@@ -56,6 +59,9 @@ def read_area(path: str | Path, source: Source) -> Area:
         ValueError: It cannot be read, holds no polygon, or file or scene do
             not say where they are.
     """
+    import pyogrio
+    import shapely
+    from pyogrio.errors import DataLayerError, DataSourceError
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'{path} does not exist; --aoi takes a file '

@@ -6,7 +6,9 @@ from mmengine.logging import MMLogger
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Window
 
+from .model import bands_of
 from .raster_source import RasterSource
+from .source import scene_reader
 
 PROBES, PROBE = 3, 64  # probes a side of the scene, and their pixels a side
 #: Normalised values are around 0, with a deviation of about 1.
@@ -26,7 +28,7 @@ def check_scene(source: RasterSource, model: SlideEncoderDecoder) -> None:
 
 def _odd_values(source: RasterSource, model: SlideEncoderDecoder) -> str:
     """In words, if the bands are not in the unit of training."""
-    reader = source.reader()
+    read = scene_reader(source, bands_of(model))
     found = []
     height, width = source.shape
     for i in range(PROBES):
@@ -35,7 +37,7 @@ def _odd_values(source: RasterSource, model: SlideEncoderDecoder) -> str:
             left = max(width - PROBE, 0) * j // (PROBES - 1)
             window = Window(top, left, min(PROBE, height), min(PROBE, width))
             try:
-                found.append(reader.read(window, 1).flatten(1))
+                found.append(read(window, 1).flatten(1))
             except ValueError:
                 continue  # said when it is its turn
     values = torch.cat(found, dim=1).numpy() if found else np.zeros((0, 0))

@@ -2,7 +2,9 @@
 import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,8 @@ from relay_seg.views import Window
 
 from .aoi import Area, read_area
 from .checks import check_scene
-from .deciding import chances_of, decide
+from .deciding import chances_of, decide, to_cpu
+from .forward import Forward
 from .model import Bands, Classes, bands_of, classes_of, weights_digest
 from .parts import PartRows, Parts
 from .polygons import write_polygons
@@ -42,6 +45,8 @@ from .writing import (
 CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
 #: A band costs a little even where it has no window to compute.
 EMPTY_BAND = 0.01
+#: Finished bands that wait to be written.
+WAITING = 4
 
 
 class Job:
@@ -55,7 +60,6 @@ class Job:
         bands: Bands = bands_of(model, settings.bands)
         self.source = RasterSource(
             scene, bands, pixel_size=settings.pixel_size,
-            overviews=settings.overviews,
             skip_damaged=settings.on_error == 'skip')
         check_scene(self.source, model)
         self.area: Area | None = None
@@ -83,7 +87,7 @@ class Job:
             mean=bands.mean.flatten().tolist(),
             std=bands.std.flatten().tolist(),
             plan=[self.plan.size, self.plan.stride, self.plan.blend,
-                  self.plan.batch_size, self.plan.factors,
+                  model.test_cfg.get('batch_size'), self.plan.factors,
                   self.plan.input_size],
             classes=asdict(self.classes),
             settings={k: v for k, v in asdict(settings).items()
@@ -192,26 +196,50 @@ class Job:
         total = sum(len(group) for run in runs
                     for group in self.plan.batches(*run))
         advance = counting(self.source.name, self.plan, total, progress)
-        for start, stop in runs:
-            for band in stream(
-                    self.model, self.source, self.plan, start, stop,
-                    threads=self.settings.threads, timer=self.timer,
-                    amp=AMP.get(self.settings.amp), advance=advance):
-                with self.timer('writing'):
-                    self._keep(band.index, band.logits, band.valid)
+        forward = Forward(
+            self.model, self.plan.size, self.plan.batch_size,
+            AMP.get(self.settings.amp), self.settings.compiled)
+        # Bands are decided on the device, and written by a thread meanwhile.
+        with ThreadPoolExecutor(1, 'write') as writer:
+            writing: deque[Future] = deque()
+            for start, stop in runs:
+                for band in stream(
+                        self.model, self.source, self.plan, start, stop,
+                        threads=self.settings.threads, timer=self.timer,
+                        forward=forward, advance=advance):
+                    with self.timer('deciding'):
+                        found = self._decide(band.logits)
+                    writing.append(writer.submit(
+                        self._keep, band.index, band.valid, *found))
+                    while len(writing) > WAITING:
+                        writing.popleft().result()
+            while writing:
+                writing.popleft().result()
 
-    def _keep(self, index: int, logits: Tensor, valid: Tensor) -> None:
-        top, bottom = self.plan.bands[index]
-        valid = valid.numpy()
-        if self.area is not None:
-            valid = valid & self.area.mask(top, bottom, self.grid.width)
-        ids = decide(self.model, logits).cpu().numpy()
-        ids = np.where(valid, ids, np.uint8(NODATA))
-        chances = None
+    def _decide(self, logits: Tensor) -> tuple[
+            Tensor, Tensor | None, Callable[[], None]]:
+        """Class ids and probabilities on their way to the CPU."""
+        found = [decide(self.model, logits)]
         if self.settings.probabilities:
-            chances = quantise(chances_of(logits).cpu().numpy(),
-                               self.settings.probabilities, valid)
-        self.parts.write(top, ids, chances, self._damage(top, bottom))
+            found.append(chances_of(logits))
+        moved, wait = to_cpu(found)
+        return moved[0], (*moved, None)[1], wait
+
+    def _keep(self, index: int, valid: Tensor, ids: Tensor,
+              chances: Tensor | None, wait: Callable[[], None]) -> None:
+        """Write a band, in a thread of its own."""
+        wait()
+        with self.timer('writing', on_device=False):
+            top, bottom = self.plan.bands[index]
+            valid = valid.numpy()
+            if self.area is not None:
+                valid = valid & self.area.mask(top, bottom, self.grid.width)
+            kept = np.where(valid, ids.numpy(), np.uint8(NODATA))
+            shares = None
+            if chances is not None:
+                shares = quantise(
+                    chances.numpy(), self.settings.probabilities, valid)
+            self.parts.write(top, kept, shares, self._damage(top, bottom))
 
     def _damage(self, top: int, bottom: int) -> list[Window]:
         return [w for w in list(self.source.damaged)
@@ -223,7 +251,8 @@ class Job:
             return None
         # Compression and overviews, the same bytes with any number.
         threads = str(self.settings.threads)
-        with self.timer('writing'), rasterio.Env(GDAL_NUM_THREADS=threads):
+        with (self.timer('writing', on_device=False),
+              rasterio.Env(GDAL_NUM_THREADS=threads)):
             return self._assemble()
 
     def _assemble(self) -> list[Window]:

@@ -3,6 +3,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -132,12 +133,23 @@ def _spread(count: int) -> list[list[int]]:
         40, 256, (count, 3)).tolist()
 
 
+#: Digests by model, with the state of the weights that they are of.
+_DIGESTS: WeakKeyDictionary = WeakKeyDictionary()
+
+
 def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over all weights and buffers."""
+    """SHA-256 over all weights and buffers; once for each state of them."""
+    tensors = dict(sorted(model.state_dict().items()))
+    state = [(name, value.data_ptr(), value._version)
+             for name, value in tensors.items()]
+    known = _DIGESTS.get(model)
+    if known is not None and known[0] == state:
+        return known[1]
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in tensors.items():
         digest.update(f'{name}{tuple(value.shape)}{value.dtype}'.encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes()
                       if flat.numel() else b'')
-    return digest.hexdigest()
+    _DIGESTS[model] = state, digest.hexdigest()
+    return _DIGESTS[model][1]

@@ -1,17 +1,23 @@
-"""Predicted classes as polygons."""
+"""Predicted classes as polygons.
+
+shapely and pyogrio are imported where they are used: a prediction without
+polygons does not need them.
+"""
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyogrio.raw
 import rasterio
-import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.features import shapes
 from rasterio.warp import transform
 from rasterio.windows import Window
 from scipy.cluster.hierarchy import DisjointSet
+
+if TYPE_CHECKING:
+    import shapely
 
 STRIP = 1024  # rows that are vectorised at a time
 FEATURES = 10_000  # features that are written at a time
@@ -56,7 +62,7 @@ def write_polygons(classes: Path, out: Path, names: Sequence[str],
 
 
 def regions(raster: rasterio.DatasetReader
-            ) -> Iterator[tuple[int, shapely.Geometry]]:
+            ) -> 'Iterator[tuple[int, shapely.Geometry]]':
     """Regions of one class, in pixels, from top to bottom.
 
     Args:
@@ -65,6 +71,7 @@ def regions(raster: rasterio.DatasetReader
     Yields:
         Class id and polygon.
     """
+    import shapely
     open_pieces: list[list[shapely.Geometry]] = []
     open_ids: list[int] = []
     for top in range(0, raster.height, STRIP):
@@ -96,9 +103,9 @@ def regions(raster: rasterio.DatasetReader
                 yield value, _joined(parts)
 
 
-def _meeting(old: Sequence[Sequence[shapely.Geometry]],
+def _meeting(old: 'Sequence[Sequence[shapely.Geometry]]',
              old_ids: Sequence[int],
-             new: Sequence[tuple[int, shapely.Geometry]],
+             new: 'Sequence[tuple[int, shapely.Geometry]]',
              row: int, width: int) -> Iterator[tuple[int, int]]:
     """Regions above and below a row that share an edge of a pixel."""
     above = _on_line(
@@ -115,9 +122,10 @@ def _meeting(old: Sequence[Sequence[shapely.Geometry]],
                 yield a, len(old) + int(b)
 
 
-def _on_line(pieces: Sequence[tuple[int, shapely.Geometry]], row: int,
+def _on_line(pieces: 'Sequence[tuple[int, shapely.Geometry]]', row: int,
              width: int) -> np.ndarray:
     """Where pieces meet a row: first and last column, number; by column."""
+    import shapely
     line = shapely.linestrings([(0, row), (width, row)])
     edges, which = shapely.get_parts(shapely.intersection(
         np.array([shape for _, shape in pieces], object), line),
@@ -128,8 +136,9 @@ def _on_line(pieces: Sequence[tuple[int, shapely.Geometry]], row: int,
     return found[np.argsort(found[:, 0])]
 
 
-def _joined(parts: Sequence[shapely.Geometry]) -> shapely.Geometry:
+def _joined(parts: 'Sequence[shapely.Geometry]') -> 'shapely.Geometry':
     """One polygon, without the corners that the strips made."""
+    import shapely
     if len(parts) == 1:
         return parts[0]
     return shapely.normalize(shapely.union_all(parts).simplify(0))
@@ -150,9 +159,10 @@ class Measure:
         self._unit = crs.linear_units_factor[1] if (
             crs and crs.is_projected) else 1.
 
-    def place(self, shape: shapely.Geometry
-              ) -> tuple[shapely.Geometry, float]:
+    def place(self, shape: 'shapely.Geometry'
+              ) -> 'tuple[shapely.Geometry, float]':
         """A polygon in the CRS, and its area."""
+        import shapely
         place = self._place
         area = shape.area
         shape = shapely.transform(
@@ -168,6 +178,8 @@ class Measure:
 
 def _append(out: Path, features: Sequence[tuple], names: Sequence[str],
             measure: Measure, append: bool) -> None:
+    import pyogrio.raw
+    import shapely
     ids = np.array([i for i, _, _ in features], np.int32)
     pyogrio.raw.write(
         out,

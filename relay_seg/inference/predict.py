@@ -12,6 +12,7 @@ import torch
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
 from .deciding import chances_of, decide
+from .forward import Forward
 from .job import Job
 from .model import bands_of, load_model
 from .settings import AMP, Progress, Report, Settings, plan_for
@@ -122,9 +123,11 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
                       np.float32) if probabilities else None
     model.eval()
     advance = counting(source.name, plan, len(plan), progress or _ignore)
+    forward = Forward(model, plan.size, plan.batch_size,
+                      AMP.get(settings.amp))
     for band in stream(
             model, source, plan, 0, len(plan.bands), threads=2,
-            amp=AMP.get(settings.amp), timer=Timer(), advance=advance):
+            forward=forward, timer=Timer(), advance=advance):
         low, high = plan.bands[band.index]
         valid = band.valid.numpy()
         classes[low:high] = np.where(

@@ -17,14 +17,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 from torch import Tensor
 
-from relay_seg.rasters import (
-    choose_bands,
-    exact_overviews,
-    open_raster,
-    raster_reader,
-    read_region,
-)
-from relay_seg.views import Window, crop, valid_mean
+from relay_seg.rasters import choose_bands, open_raster, read_region
+from relay_seg.views import Window
 
 from .source import Bands
 
@@ -40,6 +34,7 @@ class Layer:
     bands: tuple[int, ...]
     fill: tuple[float, ...]
     masked: bool
+    bytes: bool  # of bytes, each of which is a value
 
 
 class RasterSource:
@@ -50,21 +45,18 @@ class RasterSource:
         bands: What the model makes of their bands.
         pixel_size: Side of a pixel to resample to, in units of the CRS; the
             mean where that is coarser, bilinear where it is finer.
-        overviews: Read global views from overviews with exact means, where
-            there are some.
         skip_damaged: Take what cannot be read for no data, instead of
             stopping there.
     """
 
     def __init__(self, paths: Sequence[str | Path], bands: Bands, *,
-                 pixel_size: float | None = None, overviews: bool = False,
+                 pixel_size: float | None = None,
                  skip_damaged: bool = False) -> None:
         self.paths = tuple(Path(path) for path in paths)
         self.name = '+'.join(map(str, paths))
         self.damaged: list[Window] = []
         self._noting = Lock()
         self.skip_damaged = skip_damaged
-        self.overviews = overviews
         self._bands = bands
         for path in self.paths:
             if not path.exists():
@@ -78,6 +70,10 @@ class RasterSource:
             self.tiled = columns < first.width or rows == first.height
         self.block_rows = rows if BLOCK[0] <= rows <= BLOCK[1] else 256
         self.layers = self._look_at()
+        self.bands = sum(len(layer.bands) for layer in self.layers)
+        #: Whether pixels stay the bytes that they are in the files.
+        self.bytes = not pixel_size and not skip_damaged and all(
+            layer.bytes for layer in self.layers)
         self.warp = None
         if pixel_size:
             self._resample(pixel_size)
@@ -94,8 +90,10 @@ class RasterSource:
                         'intensities to a file first.')
                 flags = raster.mask_flag_enums[0]
                 found.append((path, raster.indexes, raster.colorinterp,
-                              MaskFlags.per_dataset in flags))
-        every = [(i, band) for i, (_, indexes, _, _) in enumerate(found)
+                              MaskFlags.per_dataset in flags,
+                              set(raster.dtypes) == {'uint8'}
+                              and raster.nodata is None))
+        every = [(i, band) for i, (_, indexes, *_) in enumerate(found)
                  for band in indexes]
         expected, chosen = len(self._bands.fill), self._bands.chosen
         if chosen is None and len(every) > expected:
@@ -126,7 +124,7 @@ class RasterSource:
                 stop += 1
             layers.append(Layer(
                 found[i][0], tuple(band for _, band in picked[start:stop]),
-                self._bands.fill[start:stop], found[i][3]))
+                self._bands.fill[start:stop], *found[i][3:]))
             start = stop
         return layers
 
@@ -179,9 +177,6 @@ class RasterSource:
     def reader(self) -> 'RasterReader':
         return RasterReader(self)
 
-    def normalise(self, pixels: np.ndarray) -> Tensor:
-        return self._bands.normalise(pixels)
-
     def note_damage(self, region: Window, path: Path, error: str) -> None:
         """Remember, and say once, that a region cannot be read."""
         with self._noting:
@@ -206,27 +201,30 @@ class RasterReader:
     def __init__(self, source: RasterSource) -> None:
         self._source = source
         self._idle = defaultdict(list)  # appending and popping are atomic
-        self._read = [
-            raster_reader(layer.path, bands=layer.bands, fill=layer.fill,
-                          opened=self._opened) for layer in source.layers]
 
-    def read(self, region: Window, factor: int) -> Tensor:
+    def native(self, region: Window) -> tuple[Tensor, Tensor]:
+        """See :class:`relay_seg.inference.source.Reader`."""
         source = self._source
-        ready = factor > 1 and source.overviews and source.warp is None
-        if ready and all(factor in exact_overviews(path)
-                         for path in source.paths):
-            try:
-                pixels = [read(region, factor) for read in self._read]
-                return source.normalise(np.concatenate(pixels))
-            except RasterioError:
-                pass  # the native pixels may be whole, or tell where not
-        pixels = [self._native(i, region) for i in range(len(self._read))]
-        return valid_mean(source.normalise(np.concatenate(pixels)), factor)
+        layers = [self._layer(layer, region) for layer in source.layers]
+        pixels = layers[0] if len(layers) == 1 else np.concatenate(layers)
+        valid = np.ones(pixels.shape[1:], bool) if source.bytes else (
+            ~np.isnan(pixels).all(axis=0))
+        for layer in source.layers:
+            if layer.masked:
+                valid &= self._mask(layer, region)
+        for hole in list(source.damaged):
+            y, x = hole.top - region.top, hole.left - region.left
+            valid[max(y, 0):max(y + hole.height, 0),
+                  max(x, 0):max(x + hole.width, 0)] = False
+        return torch.from_numpy(pixels), torch.from_numpy(valid)
 
-    def _native(self, index: int, region: Window) -> np.ndarray:
-        source, layer = self._source, self._source.layers[index]
+    def _layer(self, layer: Layer, region: Window) -> np.ndarray:
+        source = self._source
+        dtype = np.uint8 if source.bytes else np.float32
         try:
-            return self._read[index](region, 1)
+            with self._opened(layer.path) as raster:
+                return read_region(raster, region, bands=layer.bands,
+                                   fill=layer.fill, dtype=dtype)
         except RasterioError as error:
             if not source.skip_damaged:
                 raise ValueError(
@@ -238,9 +236,8 @@ class RasterReader:
 
     def _by_blocks(self, layer: Layer, region: Window) -> np.ndarray:
         """As much of a region as can be read, NaN elsewhere."""
-        empty = np.empty((len(layer.bands), 0, 0), np.float32)
-        out = crop(empty, Window(0, 0, *region[2:4]), layer.fill)
-        with self._opened(layer.path, 1) as raster:
+        out = np.full((len(layer.bands), *region[2:4]), np.nan, np.float32)
+        with self._opened(layer.path) as raster:
             for whole, block in blocks(raster, region):
                 try:
                     pixels = read_region(
@@ -252,52 +249,29 @@ class RasterReader:
                 out[:, y:y + block.height, x:x + block.width] = pixels
         return out
 
-    def valid(self, region: Window, pixels: Tensor) -> Tensor:
-        valid = ~pixels.isnan().all(dim=0)
-        for layer in self._source.layers:
-            if layer.masked:
-                valid &= self._mask(layer, region)
-        for hole in list(self._source.damaged):
-            y, x = hole.top - region.top, hole.left - region.left
-            valid[max(y, 0):max(y + hole.height, 0),
-                  max(x, 0):max(x + hole.width, 0)] = False
-        return valid
-
-    def _mask(self, layer: Layer, region: Window) -> Tensor:
+    def _mask(self, layer: Layer, region: Window) -> np.ndarray:
         """Where a file's alpha band or mask says that it holds something."""
-        height, width = self._source.shape
-        top, left = (min(max(x, 0), end) for x, end in zip(
-            region[:2], (height, width)))
-        bottom = min(max(region.top + region.height, top), height)
-        right = min(max(region.left + region.width, left), width)
-        inside = np.zeros((0, 0), bool)
-        if bottom > top and right > left:
-            window = RasterWindow(left, top, right - left, bottom - top)
-            try:
-                with self._opened(layer.path, 1) as raster:
-                    inside = raster.read_masks(1, window=window) > 0
-            except RasterioError:  # said when the pixels were read
-                inside = np.ones((bottom - top, right - left), bool)
-        inner = Window(region.top - top, region.left - left, *region[2:4])
-        return torch.from_numpy(np.array(crop(inside, inner, False)))
+        top, left, height, width, _ = region
+        try:
+            with self._opened(layer.path) as raster:
+                return raster.read_masks(1, window=RasterWindow(
+                    left, top, width, height)) > 0
+        except RasterioError:  # said when the pixels were read
+            return np.ones((height, width), bool)
 
     @contextmanager
-    def _opened(self, path: str | Path,
-                factor: int) -> Iterator[rasterio.DatasetReader]:
-        idle = self._idle[str(path), factor]
+    def _opened(self, path: Path) -> Iterator[rasterio.DatasetReader]:
+        idle = self._idle[path]
         # GDAL's fast path for whole PNGs does not see one that is cut.
         with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'):
             try:
                 raster = idle.pop()
             except IndexError:
-                raster = self._open(path, factor)
+                raster = self._open(path)
             yield raster
             idle.append(raster)
 
-    def _open(self, path: str | Path, factor: int) -> rasterio.DatasetReader:
-        if factor > 1:
-            level = exact_overviews(path)[factor]
-            return rasterio.open(path, overview_level=level)
+    def _open(self, path: Path) -> rasterio.DatasetReader:
         raster = rasterio.open(path)
         return WarpedVRT(raster, **self._source.warp) if (
             self._source.warp) else raster

@@ -42,13 +42,13 @@ class Settings:
         stride: Vertical and horizontal step between windows; by default the
             share of a window that is seen twice is that of ``test_cfg``.
         blend: ``mean``, ``gaussian`` or ``center``.
-        batch_size: Windows in one forward pass.
+        batch_size: Windows in one forward pass; by default those of the
+            model's ``test_cfg``, else 8 on a CPU and as many as keep it busy
+            on a GPU.
         bands: Bands to read, the first is 1, counted over all files.
         aoi: Polygons; only windows that touch one are computed, and pixels
             outside are no data.
         pixel_size: Side of a pixel to resample to, in units of the CRS.
-        overviews: Read global views from overviews with exact means where
-            files have them: less to read, but rounded as in training.
         on_error: ``stop`` at pixels that cannot be read, or ``skip`` them as
             no data.
         output_format: ``gtiff`` or ``cog``.
@@ -59,6 +59,8 @@ class Settings:
             CRS) are left out.
         preview: PNG to draw.
         amp: ``bf16`` or ``fp16`` to compute the model in.
+        compiled: Compile the model with ``torch.compile``: minutes at first,
+            then faster on a GPU.
         threads: Threads that read.
     """
     window: tuple[int, int] | None = None
@@ -69,7 +71,6 @@ class Settings:
     bands: tuple[int, ...] | None = None
     aoi: str | Path | None = None
     pixel_size: float | None = None
-    overviews: bool = False
     on_error: str = 'stop'
     output_format: str = 'gtiff'
     probabilities: str | None = None
@@ -77,6 +78,7 @@ class Settings:
     min_area: float = 0.
     preview: str | Path | None = None
     amp: str | None = None
+    compiled: bool = False
     threads: int = 4
 
     def __post_init__(self) -> None:
@@ -123,8 +125,13 @@ def plan_for(model: SlideEncoderDecoder, shape: tuple[int, int],
         cfg.get('input_size') or own, own, size)
     stride = settings.stride or in_proportion(
         cfg.get('stride') or own, own, size)
+    batch_size = settings.batch_size or cfg.get('batch_size')
+    if batch_size is None:
+        device = model.data_preprocessor.device.type
+        amp = AMP.get(settings.amp)
+        with torch.autocast(device, amp, enabled=amp is not None):
+            batch_size = model.windows_at_once(tuple(size), tuple(input_size))
     return Plan(
         tuple(shape), tuple(size), tuple(stride),
-        settings.blend or cfg.get('blend', 'mean'),
-        settings.batch_size or cfg.get('batch_size', 8),
+        settings.blend or cfg.get('blend', 'mean'), batch_size,
         model.context_factors, tuple(input_size))

@@ -1,6 +1,6 @@
 """What a scene to segment is; one in memory."""
 from dataclasses import dataclass
-from math import ceil
+from math import isnan, nan
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +9,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from torch import Tensor
 
-from relay_seg.views import Window, crop, valid_mean
+from relay_seg.views import Read, Window, crop, valid_mean
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,41 @@ class Bands:
     fill: tuple[float, ...]
     chosen: tuple[int, ...] | None = None
 
-    def normalise(self, pixels: np.ndarray) -> Tensor:
-        """As the data preprocessor does, (C, H, W) float32."""
-        return (torch.from_numpy(pixels).float() - self.mean) / self.std
+
+class Scale:
+    """From pixels of a file to what a model is given, on a device.
+
+    Args:
+        bands: What the model makes of the bands.
+        device: Where the pixels lie.
+    """
+
+    def __init__(self, bands: Bands, device: torch.device) -> None:
+        self._mean, self._std = bands.mean.to(device), bands.std.to(device)
+        #: Each band outside the scene: the mean, 0, or no data.
+        self.fill = tuple(nan if isnan(x) else 0. for x in bands.fill)
+        self.nothing = torch.zeros(len(self.fill), 0, 0, device=device)
+
+    def __call__(self, pixels: Tensor, out: Tensor | None = None) -> Tensor:
+        """As the data preprocessor does, (C, H, W) float32.
+
+        Args:
+            pixels: (C, H, W) of bytes or float32.
+            out: Where to write it.
+        """
+        return torch.sub(pixels, self._mean, out=out).div_(self._std)
 
 
 class Reader(Protocol):
     """Reads a scene in any number of threads."""
 
-    def read(self, region: Window, factor: int) -> Tensor:
-        """Normalised area means of a region, NaN for no data."""
+    def native(self, region: Window) -> tuple[Tensor, Tensor]:
+        """Pixels of a region inside the scene, and which hold something.
 
-    def valid(self, region: Window, pixels: Tensor) -> Tensor:
-        """Which of these native pixels hold something, (H, W) bool."""
+        Returns:
+            (C, H, W) uint8 if the source's ``bytes``, else float32 and NaN
+            for no data; (H, W) bool.
+        """
 
 
 class Source(Protocol):
@@ -50,10 +72,37 @@ class Source(Protocol):
     transform: Affine
     block_rows: int
     tiled: bool
+    bands: int
+    bytes: bool
     damaged: list[Window]
 
     def reader(self) -> Reader:
         """A reader with files of its own, read from top to bottom."""
+
+
+def scene_reader(source: Source, bands: Bands) -> Read:
+    """Normalised regions of a scene, over the border too: area means.
+
+    Args:
+        source: Scene.
+        bands: What the model makes of its bands.
+    """
+    reader, scale = source.reader(), Scale(bands, torch.device('cpu'))
+
+    def read(region: Window, factor: int) -> Tensor:
+        top, left = (min(max(x, 0), end) for x, end in zip(
+            region[:2], source.shape))
+        bottom, right = (
+            min(max(start + side, low), end) for start, side, low, end in zip(
+                region[:2], region[2:4], (top, left), source.shape))
+        pixels = scale.nothing
+        if bottom > top and right > left:
+            pixels = scale(reader.native(
+                Window(top, left, bottom - top, right - left))[0])
+        inner = Window(region.top - top, region.left - left, *region[2:4])
+        return valid_mean(crop(pixels, inner, scale.fill), factor)
+
+    return read
 
 
 class ArraySource:
@@ -77,30 +126,23 @@ class ArraySource:
                 f'array has the shape {array.shape} but the model takes '
                 f'({len(bands.fill)}, height, width); bands come first.')
         self.shape = array.shape[1:]
+        self.bands = len(array)
+        self.bytes = array.dtype == np.uint8 and nodata is None
         self.damaged = []
-        self._array, self._bands, self._nodata = array, bands, nodata
+        self._array, self._nodata = array, nodata
 
     def reader(self) -> 'ArraySource':
         return self
 
-    def read(self, region: Window, factor: int) -> Tensor:
+    def native(self, region: Window) -> tuple[Tensor, Tensor]:
+        top, left, height, width, _ = region
         # Only the part in question is read and converted.
-        height, width = self.shape
-        top, left = (min(max(x, 0), end) for x, end in zip(
-            region[:2], (height, width)))
-        part = self._array[:, top:max(region.top + region.height, top),
-                           left:max(region.left + region.width, left)]
+        part = self._array[:, top:top + height, left:left + width]
+        if self.bytes:
+            pixels = torch.from_numpy(np.array(part))
+            return pixels, torch.ones(height, width, dtype=torch.bool)
         pixels = np.array(part, dtype=np.float32)
         if self._nodata is not None:
             pixels[np.asarray(part) == self._nodata] = np.nan
-        inner = Window(region.top - top, region.left - left, *region[2:4])
-        pixels = crop(pixels, inner, self._bands.fill)
-        return valid_mean(self._bands.normalise(pixels), factor)
-
-    def valid(self, region: Window, pixels: Tensor) -> Tensor:
-        return ~pixels.isnan().all(dim=0)
-
-
-def strip_rows(source: Source, factor: int) -> int:
-    """Rows of a source that are read at once, a multiple of ``factor``."""
-    return ceil(source.block_rows / factor) * factor
+        pixels = torch.from_numpy(pixels)
+        return pixels, ~pixels.isnan().all(dim=0)

@@ -1,44 +1,71 @@
 """Slide inference over a scene of any size, band by band."""
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
-from relay_seg.views import Views, Window
+from relay_seg.views import Window
 
 from .accumulator import Accumulator
+from .forward import Forward
+from .model import bands_of
 from .plan import Plan
-from .prefetch import ahead
-from .rows import SceneRows
+from .rows import NativeRows, SceneRows
 from .settings import Progress
-from .source import Source
+from .source import Scale, Source
 
-DEPTH = 4  # batches that wait for the model
 #: Share of a GPU's memory up to which open rows are blended there.
 ON_DEVICE = 0.25
 
 
 @dataclass
 class Timer:
-    """Seconds that a prediction waits for each kind of work."""
+    """Seconds that a prediction spends on each kind of work.
+
+    On a GPU these are seconds of its own, between events that are looked at
+    when all is done: nobody waits for it to be measured.
+    """
     device: torch.device = torch.device('cpu')
-    seconds: Counter = field(default_factory=Counter)
+    _seconds: Counter = field(default_factory=Counter)
+    _events: list[tuple] = field(default_factory=list)
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+    def __call__(self, name: str, on_device: bool = True) -> Iterator[None]:
+        """Count what is done inside.
+
+        Args:
+            name: Kind of work.
+            on_device: Whether it is done by the device, or by this thread.
+        """
+        if on_device and self.device.type == 'cuda':
+            start, end = (torch.cuda.Event(enable_timing=True)
+                          for _ in range(2))
+            start.record()
+            yield
+            end.record()
+            self._events.append((name, start, end))
+            return
+        began = time.perf_counter()
         try:
             yield
-            if self.device.type == 'cuda':
-                torch.cuda.synchronize(self.device)
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self._seconds[name] += time.perf_counter() - began
+
+    @property
+    def seconds(self) -> Counter:
+        """Seconds by kind; waits for the device."""
+        if self._events:
+            torch.cuda.synchronize(self.device)
+            for name, start, end in self._events:
+                self._seconds[name] += start.elapsed_time(end) / 1000
+            self._events.clear()
+        return self._seconds
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,7 @@ class Band:
 
     Args:
         index: Number of the band in the plan.
-        logits: (channels, rows, width).
+        logits: (channels, rows, width), where rows are blended.
         valid: Where the scene holds something, (rows, width) bool.
     """
     index: int
@@ -55,19 +82,13 @@ class Band:
     valid: Tensor
 
 
-@dataclass(frozen=True)
-class Step:
-    """Bands that are finished, then windows to go on with."""
-    finished: Sequence[tuple[int, Tensor]]
-    windows: Sequence[Window] = ()
-    views: Views | None = None  # None: nothing but no data
-
-
 def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
-           start: int, stop: int, *, threads: int,
-           amp: torch.dtype | None, timer: Timer,
-           advance: Callable[[int], None]) -> Iterator[Band]:
+           start: int, stop: int, *, threads: int, forward: Forward,
+           timer: Timer, advance: Callable[[int], None]) -> Iterator[Band]:
     """Segment some bands of a scene.
+
+    Rows go to the device as they are in the file, once. Views are cut,
+    normalised and reduced there, logits blended there.
 
     Args:
         model: In evaluation mode, on its device.
@@ -76,7 +97,7 @@ def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
         start: First band.
         stop: Band after the last one.
         threads: Threads that read.
-        amp: Type to compute the model in, None for float32.
+        forward: The model's way from views to logits.
         timer: Keeps the time.
         advance: Called with the number of windows in each batch.
 
@@ -87,71 +108,52 @@ def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
     accumulator = Accumulator(
         plan, model.out_channels, start, stop,
         _blend_device(plan, model.out_channels, device))
-    steps = ahead(_steps(model, source, plan, start, stop, threads), DEPTH)
-    with closing(steps), torch.no_grad():
-        while True:
-            with timer('reading'):
-                step = next(steps, None)
-            if step is None:
-                return
-            for index, valid in step.finished:
-                yield Band(index, accumulator.take(index), valid)
-            if step.views is not None:
-                with timer('model'):
-                    views = tuple(view.to(device, non_blocking=True)
-                                  for view in step.views)
-                    with (torch.autocast(device.type, amp) if amp
-                          else nullcontext()):
-                        logits = model.window_logits(views, plan.size)
-                    logits = logits.float()
-                with timer('blending'):
-                    accumulator.add(step.windows, logits)
-            advance(len(step.windows))
+    scale = Scale(bands_of(model), device)
+    batches = list(plan.batches(start, stop))
+    tops = sorted({window.top for batch in batches for window in batch})
+    done = start
 
+    def finish(until: int, native: NativeRows | None) -> Iterator[Band]:
+        nonlocal done
+        for index in range(done, until):
+            low, high = plan.bands[index]
+            valid = native.valid(low, high) if native else torch.zeros(
+                high - low, plan.shape[1], dtype=torch.bool)
+            yield Band(index, accumulator.take(index), valid)
+        done = max(done, until)
 
-def _steps(model: SlideEncoderDecoder, source: Source, plan: Plan, start: int,
-           stop: int, threads: int) -> Iterator[Step]:
-    """What to do one after the other, in a thread of its own."""
-    pin = model.data_preprocessor.device.type == 'cuda'
-    bands = len(model.data_preprocessor.mean)
-    width = plan.shape[1]
-    with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
-        rows = SceneRows(source, plan, stop, pool, bands)
-        native = rows.native
-        done = start
-
-        def finish(until: int) -> list[tuple[int, Tensor]]:
-            nonlocal done
-            finished = []
-            for index in range(done, until):
-                low, high = plan.bands[index]
-                valid = native.valid(low, high - low, 0, width)
-                finished.append((index, valid))
-            done = max(done, until)
-            return finished
-
+    if not batches:
+        yield from finish(stop, None)
+        return
+    with (ThreadPoolExecutor(threads, thread_name_prefix='read') as pool,
+          torch.no_grad()):
+        rows = SceneRows(source, plan, tops, pool, device, scale)
         try:
-            for windows in plan.batches(start, stop):
-                top = windows[0].top
-                finished = finish(min(plan.row_of(top), stop))
-                rows.drop(top)
-                views = rows.cut(windows)
-                if not any(native.valid(*_inside(w, plan)).any()
-                           for w in windows):
-                    views = None
-                elif pin:
-                    views = tuple(view.pin_memory() for view in views)
-                yield Step(finished, windows, views)
-            yield Step(finish(stop))
+            for windows in batches:
+                with timer('reading', on_device=False):
+                    rows.need(windows[-1].top)
+                yield from finish(
+                    min(plan.row_of(windows[0].top), stop), rows.native)
+                rows.drop(windows[0].top)
+                if any(_holds(rows.native, window, plan)
+                       for window in windows):
+                    with timer('cutting'):
+                        views = rows.cut(windows)
+                    with timer('model'):
+                        logits = forward(views)
+                    with timer('blending'):
+                        accumulator.add(windows, logits)
+                advance(len(windows))
+            yield from finish(stop, rows.native)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _inside(window: Window, plan: Plan) -> tuple[int, int, int, int]:
-    """Top, height, left and width of what a window shows of the scene."""
-    height = min(window.height, plan.shape[0] - window.top)
-    width = min(window.width, plan.shape[1] - window.left)
-    return window.top, height, window.left, width
+def _holds(native: NativeRows, window: Window, plan: Plan) -> bool:
+    """Whether the scene holds something in a window."""
+    bottom = min(window.top + window.height, plan.shape[0])
+    right = min(window.left + window.width, plan.shape[1])
+    return native.holds(window.top, bottom, window.left, right)
 
 
 def _blend_device(plan: Plan, channels: int,

@@ -1,6 +1,6 @@
 """Slide inference: windows in batches, results added by slices."""
 from collections.abc import Sequence
-from math import nan
+from math import log2, nan
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,12 @@ from relay_seg.views import (
     reader,
     window_starts,
 )
+
+#: Windows in one forward pass where nobody says how many: on a CPU, and the
+#: fewest and the most on a GPU.
+ON_CPU, FEWEST, MOST = 8, 8, 256
+#: Share of a GPU's memory that the windows of a pass may take.
+SHARE = 0.4
 
 
 class Slide(NamedTuple):
@@ -66,7 +72,8 @@ class SlideEncoderDecoder(EncoderDecoder):
     * ``input_size``: height and width to which a window is brought before
       the network; ``crop_size`` by default. Logits come back at native
       resolution.
-    * ``batch_size``: windows in one forward pass, default 8.
+    * ``batch_size``: windows in one forward pass; by default 8 on a CPU, and
+      as many as keep a GPU busy, by its memory.
     * ``blend``: 'mean', 'gaussian' or 'center', see
       :func:`relay_seg.views.blend_weights`.
     * ``val``: what differs in validation, ``stride``, ``blend`` and
@@ -96,6 +103,7 @@ class SlideEncoderDecoder(EncoderDecoder):
                              'increase from at least 1, narrow to wide.')
         self.context_factors = tuple(context_factors)
         self.relative_bands = tuple(relative_bands)
+        self._at_once: dict[tuple, int] = {}
         if type(self.backbone) in PLAIN_BACKBONES:
             self.backbone.register_load_state_dict_post_hook(_expect_no_tables)
 
@@ -130,7 +138,7 @@ class SlideEncoderDecoder(EncoderDecoder):
                         batch_img_metas: list[dict]) -> Tensor:
         """Segment each scene as one window."""
         size = tuple(inputs.shape[-2:])
-        return self._slide(inputs, Slide(size, size, size))
+        return self._slide(inputs, Slide(size, size, size, batch_size=1))
 
     def val_step(self, data: dict) -> list[SegDataSample]:
         """Segment scenes for validation: as a test, with fewer windows.
@@ -164,7 +172,8 @@ class SlideEncoderDecoder(EncoderDecoder):
         cfg = self.test_cfg
         window = tuple(cfg.crop_size)
         size = tuple(cfg.get('input_size') or window)
-        batch_size = cfg.get('batch_size', 8)
+        batch_size = (self.windows_at_once(window, size)
+                      if cfg.get('batch_size') is None else cfg.batch_size)
         if not validation:
             return Slide(window, tuple(cfg.stride), size,
                          cfg.get('blend', 'mean'), batch_size)
@@ -177,6 +186,40 @@ class SlideEncoderDecoder(EncoderDecoder):
         return Slide(window, tuple(val.get('stride') or window), size,
                      val.get('blend', 'center'), batch_size,
                      val.get('every', 1))
+
+    def windows_at_once(self, window: tuple[int, int],
+                        input_size: tuple[int, int]) -> int:
+        """Windows in a forward pass that keep the device busy.
+
+        On a GPU, launching the kernels of few windows takes longer than
+        computing them: a power of two that takes a share of its memory, by
+        what a small batch takes.
+
+        Args:
+            window: Height and width of a window in native pixels.
+            input_size: Height and width of its views.
+        """
+        device = next(self.parameters()).device
+        if device.type != 'cuda':
+            return ON_CPU
+        key = device, window, input_size, torch.is_autocast_enabled('cuda')
+        if key not in self._at_once:
+            views = tuple(torch.zeros(
+                FEWEST, len(self.data_preprocessor.mean), *input_size,
+                device=device) for _ in (1, *self.context_factors))
+            training = self.training
+            self.eval()
+            with torch.no_grad():
+                self.window_logits(views, window)  # what is kept is there
+                before = torch.cuda.memory_allocated(device)
+                torch.cuda.reset_peak_memory_stats(device)
+                self.window_logits(views, window)
+            self.train(training)
+            taken = torch.cuda.max_memory_allocated(device) - before
+            total = torch.cuda.get_device_properties(device).total_memory
+            windows = SHARE * total * FEWEST / max(taken, 1)
+            self._at_once[key] = 2**int(log2(min(max(windows, FEWEST), MOST)))
+        return self._at_once[key]
 
     def _slide(self, scenes: Tensor, slide: Slide) -> Tensor:
         shape = height, width = scenes.shape[-2:]

@@ -45,6 +45,7 @@ class CheapEncoderDecoder(SlideEncoderDecoder):
         self.place = nn.Parameter(torch.randn(
             channels, *self.slide().input_size, generator=generator))
         self.calls = 0
+        self._at_once = {}
         self.eval()
 
     def window_logits(self, views, size=None):

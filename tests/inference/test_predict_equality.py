@@ -1,4 +1,6 @@
 """Streaming gives what slide inference in memory gives."""
+import threading
+
 import numpy as np
 import pytest
 import rasterio
@@ -8,7 +10,6 @@ from mmseg.registry import MODELS
 
 from relay_seg import rasters
 from relay_seg.inference import predict_array, predict_raster
-from relay_seg.inference.prefetch import ahead
 from relay_seg.views import BLENDS
 
 SHAPES = [(16, 16), (5, 7), (9, 40), (61, 83), (150, 37), (33, 128)]
@@ -135,32 +136,6 @@ def test_windows_of_nothing_are_not_computed(cheap, noise, scene_file,
     assert model.calls == 7 * 5  # those that begin left of column 40
 
 
-@pytest.mark.parametrize('use', [False, True])
-def test_with_and_without_overviews(cheap, scene_file, tmp_path, check, use):
-    """On blocks of 4 x 4 equal pixels, rounded overviews are exact."""
-    rng = np.random.default_rng(0)
-    image = np.kron(rng.integers(0, 256, (3, 20, 28)), np.ones((1, 4, 4)))
-    image = image.astype(np.uint8)
-    for overviews in ((), (4, )):
-        path = scene_file(tmp_path / f'scene{len(overviews)}.tif', image,
-                          overviews=overviews)
-        check(cheap(), image, path, overviews=use)
-
-
-def test_overviews_change_nothing_unless_asked_for(
-        cheap, noise, scene_file, tmp_path, check, monkeypatch):
-    image = noise(64, 96)
-    path = scene_file(tmp_path / 'scene.tif', image, overviews=(2, 4))
-    check(cheap(), image, path)
-    opened = []
-    monkeypatch.setattr(
-        'relay_seg.inference.raster_source.RasterReader._open',
-        lambda self, path, factor: opened.append(factor) or rasterio.open(
-            path, overview_level=1 if factor == 4 else None))
-    predict_raster(cheap(), path, tmp_path / 'other.tif', overviews=True)
-    assert 4 in opened
-
-
 @pytest.mark.parametrize('suffix', ['.png', '.jpg', '.vrt', '.jp2'])
 def test_formats(cheap, noise, write_raster, scene_file, tmp_path, check,
                  suffix):
@@ -187,9 +162,10 @@ def test_untiled_files_are_read_from_top_to_bottom(
         tops.setdefault(id(raster), []).append(window.top)
         return whole(raster, window, **kwargs)
 
-    monkeypatch.setattr('relay_seg.rasters.read_region', noting)
+    monkeypatch.setattr(
+        'relay_seg.inference.raster_source.read_region', noting)
     check(cheap(size=(64, 64), stride=(64, 64)), image, path)
-    assert len(tops) >= 2  # local and global views have files of their own
+    assert tops
     assert all(rows == sorted(rows) for rows in tops.values())
 
 
@@ -273,20 +249,89 @@ def test_memory_maps_are_read_in_parts(cheap, noise, tmp_path):
         predict_array(cheap(), image).classes)
 
 
-def test_working_ahead_passes_errors_and_ends():
-    def items():
-        try:
-            yield 1
-            raise ValueError('here')
-        finally:
-            ended.append(True)
+def test_every_row_is_read_once_and_as_it_is(
+        cheap, noise, scene_file, tmp_path, monkeypatch):
+    """Bytes stay bytes, and go to the model's device once."""
+    from relay_seg.inference import raster_source
+    image = noise(300, 200)
+    path = scene_file(tmp_path / 'scene.tif', image)
+    seen, whole = np.zeros((300, 200), int), raster_source.read_region
 
-    ended = []
-    iterator = ahead(items(), 2)
-    assert next(iterator) == 1
-    with pytest.raises(ValueError, match='here'):
-        next(iterator)
-    iterator = ahead(iter(range(10**9)), 2)
-    assert next(iterator) == 0
-    iterator.close()
-    assert ended
+    def noting(raster, window, **kwargs):
+        seen[window.top:window.top + window.height,
+             window.left:window.left + window.width] += 1
+        pixels = whole(raster, window, **kwargs)
+        assert pixels.dtype == np.uint8
+        return pixels
+
+    monkeypatch.setattr('relay_seg.inference.job.check_scene',
+                        lambda *_: None)
+    monkeypatch.setattr(raster_source, 'read_region', noting)
+    predict_raster(cheap(context_factors=(2, 5)), path, tmp_path / 'out.tif')
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 7])
+def test_a_compiled_model_sees_one_size(
+        cheap, noise, scene_file, tmp_path, in_memory, monkeypatch,
+        batch_size):
+    """The last batch is filled up; results are those of its windows."""
+    model, sizes = cheap(batch_size=batch_size), []
+
+    def compiled(call):
+        def window_logits(views, size):
+            sizes.append(len(views[0]))
+            return call(views, size)
+        return window_logits
+
+    monkeypatch.setattr(torch, 'compile', compiled)
+    image = noise(45, 58)
+    path = scene_file(tmp_path / 'scene.tif', image)
+    predict_raster(model, path, tmp_path / 'out.tif', compiled=True)
+    assert set(sizes) == {batch_size}
+    np.testing.assert_array_equal(
+        read(tmp_path / 'out.tif')[0], in_memory(model, image)[0])
+
+
+def test_weights_are_hashed_once_for_each_state(cheap, monkeypatch):
+    from relay_seg.inference import model as models
+    model, calls = cheap(), []
+    real = models.hashlib.sha256
+    monkeypatch.setattr(models.hashlib, 'sha256',
+                        lambda *args: (calls.append(1), real(*args))[1])
+    first = models.weights_digest(model)
+    assert models.weights_digest(model) == first and len(calls) == 1
+    with torch.no_grad():
+        model.mix.add_(1)
+    second = models.weights_digest(model)
+    model.load_state_dict(cheap().state_dict())
+    assert first != second
+    assert models.weights_digest(model) == first and len(calls) == 3
+
+
+def test_windows_at_once_without_a_gpu(cheap):
+    model = cheap(batch_size=None)
+    assert model.slide().batch_size == model.windows_at_once(
+        (16, 16), (16, 16)) == 8
+
+
+def test_an_error_of_reading_ends_the_prediction(
+        cheap, noise, scene_file, tmp_path, monkeypatch):
+    """It is told, and no thread is left."""
+    from relay_seg.inference import raster_source
+    path = scene_file(tmp_path / 'scene.tif', noise(700, 60))
+    whole = raster_source.read_region
+
+    def failing(raster, window, **kwargs):
+        if window.top >= 512:
+            raise ValueError('row 512')
+        return whole(raster, window, **kwargs)
+
+    monkeypatch.setattr('relay_seg.inference.job.check_scene',
+                        lambda *_: None)
+    monkeypatch.setattr(raster_source, 'read_region', failing)
+    before = threading.active_count()
+    with pytest.raises(ValueError, match='row 512'):
+        predict_raster(cheap(), path, tmp_path / 'out.tif')
+    assert threading.active_count() == before
+    assert not (tmp_path / 'out.tif').exists()

@@ -32,4 +32,4 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(
         mode='slide', crop_size=(256, 256), stride=(128, 128),
-        blend='gaussian', batch_size=8))
+        blend='gaussian'))
