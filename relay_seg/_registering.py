@@ -11,7 +11,7 @@ from mmseg import registry
 MODULE = 'relay_seg.registered'
 REGISTRIES = (
     registry.DATASETS, registry.DATA_SAMPLERS, registry.HOOKS,
-    registry.METRICS, registry.MODELS, registry.OPTIM_WRAPPERS,
+    registry.LOOPS, registry.METRICS, registry.MODELS, registry.OPTIM_WRAPPERS,
     registry.TRANSFORMS, registry.VISBACKENDS)
 
 

@@ -119,7 +119,7 @@ def make_config(variant: Variant, task: str, data_root: Path, budget: Budget,
     warmup.end = decay.begin = max(iters // 20, 1)
     decay.end = iters
     pipeline = cfg.train_dataloader.dataset.pipeline
-    pipeline[0].size = windows
+    pipeline[0].window = windows
     pipeline[1].fill = mean
     parts = ('train', 'val') if split == 'test' else ('train', )
     names = [n for part in parts for n in facts.splits[part]]

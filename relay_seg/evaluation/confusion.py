@@ -34,24 +34,28 @@ def confusion_matrix(pred: Tensor, label: Tensor, num_classes: int,
     if pred.shape != label.shape:
         raise ValueError(f'prediction {tuple(pred.shape)} and label '
                          f'{tuple(label.shape)} differ in shape.')
-    counts = torch.zeros(
-        num_classes**2, dtype=torch.int64, device=pred.device)
+    size = num_classes**2
+    # The last two: ignored, and ids that are of no class.
+    counts = torch.zeros(size + 2, dtype=torch.int64, device=pred.device)
     for p, t in zip(pred.reshape(-1).split(CHUNK),
                     label.reshape(-1).split(CHUNK)):
-        t = t.to(p.device)
-        valid = t != ignore_index
-        t, p = t[valid].long(), p[valid].long()
-        # An id beyond the last would be counted as one of another class.
-        _check_ids(t, num_classes, 'label')
-        _check_ids(p, num_classes, 'prediction')
-        counts += torch.bincount(
-            t * num_classes + p, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
+        t, p = t.to(p.device).long(), p.long()
+        known = ((t >= 0) & (t < num_classes)
+                 & (p >= 0) & (p < num_classes))
+        place = torch.where(known, t * num_classes + p, size + 1)
+        place.masked_fill_(t == ignore_index, size)
+        if place.is_cuda:  # a GPU would be waited for to count bins
+            counts.scatter_add_(0, place, torch.ones_like(place))
+        else:
+            counts += torch.bincount(place, minlength=size + 2)
+    if counts[-1]:
+        valid = label.to(pred.device) != ignore_index
+        _complain(label.to(pred.device)[valid], num_classes, 'label')
+        _complain(pred[valid], num_classes, 'prediction')
+    return counts[:size].reshape(num_classes, num_classes)
 
 
-def _check_ids(ids: Tensor, num_classes: int, what: str) -> None:
-    if not ids.numel():
-        return
+def _complain(ids: Tensor, num_classes: int, what: str) -> None:
     low, high = (int(x) for x in ids.aminmax())
     if low < 0 or high >= num_classes:
         raise ValueError(

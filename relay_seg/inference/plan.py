@@ -118,6 +118,18 @@ class Plan:
         row, column = divmod(int(number), len(self.lefts))
         return Window(self.tops[row], self.lefts[column], *self.size)
 
+    def covered(self, low: int, high: int) -> np.ndarray:
+        """Which pixels of rows a chosen window shows, (rows, W) bool."""
+        out = np.full((high - low, self.shape[1]), self.touched is None)
+        if self.touched is None:
+            return out
+        for top, chosen in zip(self.tops, self.touched):
+            rows = slice(max(top - low, 0), max(top + self.size[0] - low, 0))
+            for column in np.flatnonzero(chosen):
+                left = self.lefts[column]
+                out[rows, left:left + self.size[1]] = True
+        return out
+
     def weights(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Blend weights along rows and columns, by first pixel."""
         return tuple(

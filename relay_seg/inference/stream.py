@@ -84,7 +84,8 @@ class Band:
 
 def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
            start: int, stop: int, *, threads: int, forward: Forward,
-           timer: Timer, advance: Callable[[int], None]) -> Iterator[Band]:
+           timer: Timer, advance: Callable[[int], None],
+           skip_empty: bool = True) -> Iterator[Band]:
     """Segment some bands of a scene.
 
     Rows go to the device as they are in the file, once. Views are cut,
@@ -100,6 +101,7 @@ def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
         forward: The model's way from views to logits.
         timer: Keeps the time.
         advance: Called with the number of windows in each batch.
+        skip_empty: Leave out windows in which the scene holds nothing.
 
     Yields:
         Bands in order.
@@ -135,8 +137,9 @@ def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
                 yield from finish(
                     min(plan.row_of(windows[0].top), stop), rows.native)
                 rows.drop(windows[0].top)
-                if any(_holds(rows.native, window, plan)
-                       for window in windows):
+                if not skip_empty or any(
+                        _holds(rows.native, window, plan)
+                        for window in windows):
                     with timer('cutting'):
                         views = rows.cut(windows)
                     with timer('model'):

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from math import log2, nan
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
@@ -55,12 +56,23 @@ class Slide(NamedTuple):
     def chosen(self, shape: tuple[int, int]) -> list[Window]:
         """The windows of a scene that are computed."""
         windows = plan_windows(shape, self.window, self.stride)
-        if self.every == 1:
+        touched = self.touched(shape)
+        if touched is None:
             return windows
-        columns = len(window_starts(shape[1], self.window[1], self.stride[1]))
-        # Diagonals, so that no column of the scene is left out.
-        return [window for i, window in enumerate(windows)
-                if sum(divmod(i, columns)) % self.every == 0]
+        return [w for w, wanted in zip(windows, touched.flat) if wanted]
+
+    def touched(self, shape: tuple[int, int]) -> np.ndarray | None:
+        """Which windows are computed, (rows of windows, columns) bool.
+
+        On diagonals, so that no column of the scene is left out; None for
+        all.
+        """
+        if self.every == 1:
+            return None
+        rows, columns = (len(window_starts(*axis)) for axis in zip(
+            shape, self.window, self.stride))
+        return np.add.outer(
+            np.arange(rows), np.arange(columns)) % self.every == 0
 
 
 class SlideEncoderDecoder(EncoderDecoder):

@@ -130,8 +130,7 @@ def test_hooks_see_our_names(files, monkeypatch):
     runner = RelayRunner.__new__(RelayRunner)
     runner.model, runner._resume = build('swin_rt'), False
     shown = []
-    monkeypatch.setattr(
-        RelayRunner, 'logger', MMLogger.get_current_instance())
+    runner.logger = MMLogger.get_current_instance()
     monkeypatch.setattr(
         RelayRunner, 'call_hook',
         lambda self, name, checkpoint: shown.append(checkpoint['state_dict']))

@@ -87,7 +87,7 @@ def test_what_stands_beside_relay_costs_as_much(family, carrots, tmp_path):
     for name in ('relay', 'plain, window twice the side', 'plain'):
         cfg = make_config(VARIANTS[f'{family} {name}'], 'carrot last',
                           carrots, BUDGET, 1e-3, 0, 'val', tmp_path)
-        side = cfg.train_dataloader.dataset.pipeline[0].size[0]
+        side = cfg.train_dataloader.dataset.pipeline[0].window[0]
         assert cfg.model.test_cfg.crop_size == (side, side)
         flops[name] = work(MODELS.build(cfg.model), cfg)
     relay, twice, plain = flops.values()

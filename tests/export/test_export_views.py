@@ -271,6 +271,32 @@ def test_tools_export_and_predict_without_a_model(
     assert (ids[0] == ids[1]).mean() > 0.9999
 
 
+def test_windows_brought_to_another_size(trained, tmp_path, module_scenes):
+    """The file takes views of one size and gives logits of the other."""
+    image = module_scenes / 'img_dir/test/a.tif'
+    call('tools/export.py', *trained, '-o', tmp_path / 'model.onnx',
+         '--window', 64, '--input', 32, '--images', image)
+    model = OnnxModel(tmp_path / 'model.onnx', 'cpu')
+    assert model.facts.window == (64, 64)
+    assert model.facts.input_size == (32, 32)
+    views = tuple(torch.zeros(3, 3, 32, 32)
+                  for _ in (1, *model.context_factors))
+    assert model.window_logits(views, (64, 64)).shape[-2:] == (64, 64)
+    with pytest.raises(ValueError, match='--window 32 32 --input 32 32'):
+        model.window_logits(views)
+    ids = []
+    for name, arguments in (
+            ('onnx', ('--onnx', tmp_path / 'model.onnx', image)),
+            ('torch', (*trained, image, '--window', 64, '--input', 32))):
+        with pytest.raises(SystemExit):
+            call('tools/predict.py', *arguments, '-o',
+                 tmp_path / f'{name}.tif')
+        with rasterio.open(tmp_path / f'{name}.tif') as raster:
+            ids.append(raster.read(1))
+    assert len(np.unique(ids[0])) > 1
+    assert (ids[0] == ids[1]).mean() > 0.9999
+
+
 @pytest.mark.parametrize('extra, message', [
     (['--quantise'], 'give --images'),
     (['--deepness'], 'one view'),

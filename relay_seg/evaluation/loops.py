@@ -1,0 +1,180 @@
+"""Validation and test of scenes of any size, row by row."""
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import TestLoop, ValLoop
+from mmengine.structures import PixelData
+from mmseg.registry import LOOPS
+from mmseg.structures import SegDataSample
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from relay_seg.datasets.labels import IGNORE, as_ids, map_labels
+from relay_seg.hooks import WritePredictions
+from relay_seg.inference.deciding import decide, to_cpu
+from relay_seg.inference.forward import Forward
+from relay_seg.inference.model import bands_of
+from relay_seg.inference.plan import Plan
+from relay_seg.inference.raster_source import RasterSource
+from relay_seg.inference.stream import Timer, stream
+from relay_seg.rasters import read_region, reused_raster
+from relay_seg.segmentors.slide import SlideEncoderDecoder
+from relay_seg.transforms import ReadScene
+from relay_seg.views import Window
+
+from .confusion import ConfusionMetric, confusion_matrix
+from .report import SceneCount
+
+THREADS = 2  # that read a scene
+METAS = 'img_path', 'seg_map_path', 'label_lookup', 'scene_shape'
+
+
+class SceneList:
+    """The scenes of a data loader, none of them read.
+
+    Args:
+        loader: Data loader of scenes, one in a batch.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.dataset, self.sampler = loader.dataset, loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict]:
+        for index in self.sampler:
+            info = self.dataset.get_data_info(index)
+            sample = SegDataSample(metainfo={
+                key: info[key] for key in METAS if key in info})
+            yield dict(inputs=[], data_samples=[sample])
+
+
+class _Streaming:
+    """What validation and test have in common, before the host's loop.
+
+    Scenes are streamed as in prediction: memory holds the rows that windows
+    look at, and pixels are counted band by band. What this cannot do (scenes
+    as one window, other models, metrics or pipelines) is left to the host.
+    """
+
+    validation: bool
+
+    def run(self) -> dict:
+        """Evaluate all scenes."""
+        if not isinstance(self.dataloader, SceneList) and self._can_stream():
+            self.dataloader = SceneList(self.dataloader)
+        return super().run()
+
+    def _can_stream(self) -> bool:
+        model, loader = self._model, self.dataloader
+        steps = getattr(getattr(loader.dataset, 'pipeline', None),
+                        'transforms', ())
+        return (isinstance(model, SlideEncoderDecoder)
+                and model.test_cfg.mode == 'slide' and not self.fp16
+                and loader.batch_size == 1 and len(steps) == 2
+                and isinstance(steps[0], ReadScene)
+                and all(isinstance(metric, ConfusionMetric)
+                        for metric in self.evaluator.metrics))
+
+    @property
+    def _model(self) -> torch.nn.Module:
+        model = self.runner.model
+        return model.module if is_model_wrapper(model) else model
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Evaluate one scene."""
+        if not isinstance(self.dataloader, SceneList):
+            super().run_iter(idx, data_batch)
+            return
+        name = 'val' if self.validation else 'test'
+        self.runner.call_hook(
+            f'before_{name}_iter', batch_idx=idx, data_batch=data_batch)
+        sample, = data_batch['data_samples']
+        keep = any(isinstance(hook, WritePredictions)
+                   for hook in self.runner.hooks)
+        for metric in self.evaluator.metrics:
+            metric.results.append(self._count(sample, metric, keep))
+        self.runner.call_hook(
+            f'after_{name}_iter', batch_idx=idx, data_batch=data_batch,
+            outputs=[sample])
+
+    def _count(self, sample: SegDataSample, metric: ConfusionMetric,
+               keep: bool) -> SceneCount:
+        """Pixels of a scene by true and by predicted class.
+
+        Args:
+            sample: Names the scene; gets truth and prediction if ``keep``.
+            metric: Whose classes and ignored label count.
+            keep: Whether somebody wants the pixels.
+        """
+        model, path = self._model, sample.img_path
+        reading = self.dataloader.dataset.pipeline.transforms[0]
+        source = RasterSource([path], bands_of(model, reading.bands))
+        slide = model.slide(self.validation)
+        plan = Plan(source.shape, slide.window, slide.stride, slide.blend,
+                    slide.batch_size, model.context_factors,
+                    slide.input_size, touched=slide.touched(source.shape))
+        classes = len(metric.dataset_meta['classes'])
+        device = model.data_preprocessor.device
+        matrix = torch.zeros(classes, classes, dtype=torch.int64,
+                             device=device)
+        kept: list[tuple[Tensor, np.ndarray]] = []
+        for band in stream(
+                model, source, plan, 0, len(plan.bands), threads=THREADS,
+                forward=Forward(model, plan.size, plan.batch_size),
+                timer=Timer(), advance=_ignore, skip_empty=False):
+            low, high = plan.bands[band.index]
+            ids = decide(model, band.logits)
+            truth = _labels(sample, low, high, source.shape[1])
+            truth[~plan.covered(low, high)] = metric.ignore_index
+            try:
+                matrix += confusion_matrix(
+                    ids, torch.from_numpy(truth).to(ids.device), classes,
+                    metric.ignore_index).to(device)
+            except ValueError as error:
+                raise ValueError(f'{path}: {error}') from error
+            if keep:
+                moved, wait = to_cpu([ids])
+                wait()
+                kept.append((moved[0], truth))
+        if keep:
+            parts = torch.cat([ids for ids, _ in kept]), torch.from_numpy(
+                np.concatenate([truth for _, truth in kept]))
+            sample.pred_sem_seg, sample.gt_sem_seg = (
+                PixelData(data=part[None]) for part in parts)
+        found = matrix.cpu().numpy()
+        pixels = source.shape[0] * source.shape[1]
+        return SceneCount(path=path, matrix=found,
+                          ignored=pixels - int(found.sum()))
+
+
+def _labels(sample: SegDataSample, low: int, high: int,
+            width: int) -> np.ndarray:
+    """Class ids of some rows of a scene's label, uint8."""
+    path = sample.seg_map_path
+    with reused_raster(path) as raster:
+        dtype = np.promote_types(raster.dtypes[0], np.uint8)
+        rows = read_region(raster, Window(low, 0, high - low, width),
+                           bands=[1], fill=[IGNORE], dtype=dtype)[0]
+    return map_labels(as_ids(rows, path), sample.label_lookup, path)
+
+
+def _ignore(count: int) -> None:
+    """Scenes are counted, not windows."""
+
+
+@LOOPS.register_module()
+class SceneValLoop(_Streaming, ValLoop):
+    """The host's validation, over scenes that need not fit into memory."""
+    validation = True
+
+
+@LOOPS.register_module()
+class SceneTestLoop(_Streaming, TestLoop):
+    """The host's test, over scenes that need not fit into memory."""
+    validation = False
+
