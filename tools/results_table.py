@@ -2,10 +2,6 @@
 import argparse
 from pathlib import Path
 
-from relay_seg.engine import write_atomically
-from relay_seg.evaluation.results import read_results
-from relay_seg.evaluation.table import Table
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -19,7 +15,10 @@ def main() -> None:
         '--out', type=Path, help='file for the tables, such as table.md')
     parser.add_argument(
         '--plot', type=Path, help='file for the bar plot, such as table.png')
-    args = parser.parse_args()
+    args = parser.parse_args()  # --help does not wait for imports
+    from relay_seg.engine import write_atomically
+    from relay_seg.evaluation.results import read_results
+    from relay_seg.evaluation.table import Table
 
     try:
         table = Table({path: read_results(path) for path in args.results})

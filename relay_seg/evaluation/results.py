@@ -2,6 +2,7 @@
 import json
 import math
 import platform
+import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from relay_seg.checkpoints import local_file, sha256
+from relay_seg.config import load_config
 from relay_seg.engine import write_atomically
 
 from .confusion import ConfusionMetric
@@ -32,6 +34,15 @@ FAMILIES = dict(
     VisionTransformer='ViT', RelayViT='ViT', SwinTransformerV2='SwinV2',
     RelaySwinV2='SwinV2')
 SIZES = dict(tiny='T', small='S', base='B', large='L')
+#: Settings that decide what is trained, and which checkpoint is kept.
+TRAINING = ('model', 'train_dataloader', 'val_dataloader', 'optim_wrapper',
+            'param_scheduler', 'train_cfg', 'auto_scale_lr', 'default_hooks')
+ROOT_KEY = 'train_dataloader.dataset.data_root'
+#: Of these, what says where and how fast, and how a model is tested.
+NO_TRAINING = re.compile(
+    r'model\.test_cfg\.|default_hooks\.logger\.'
+    r'|\w+_dataloader\.(dataset\.data_root|num_workers|persistent_workers'
+    r'|prefetch_factor|pin_memory)$')
 
 
 def write_results(runner: Runner, metrics: Mapping[str, float],
@@ -61,7 +72,8 @@ def write_results(runner: Runner, metrics: Mapping[str, float],
         scenes=report['scenes'] if report else None,
         confusion=report['confusion'] if report else None,
         model=_describe_model(runner),
-        config=dict(file=cfg.filename, text=cfg.pretty_text),
+        config=dict(file=cfg.filename, text=cfg.pretty_text,
+                    changed=changed_settings(cfg)),
         checkpoint=dict(
             file=str(checkpoint), bytes=file.stat().st_size,
             sha256=sha256(file)),
@@ -93,7 +105,46 @@ def _describe_model(runner: Runner) -> dict:
     model = model.module if is_model_wrapper(model) else model
     tokens = getattr(model.backbone, 'num_relay_tokens', 0)
     return dict(name=model_name(runner.cfg.model), relay=tokens > 0,
-                relay_tokens=tokens)
+                relay_tokens=tokens,
+                decode_head=type(model.decode_head).__name__ if (
+                    hasattr(model, 'decode_head')) else None)
+
+
+def changed_settings(cfg: Config) -> dict | None:
+    """Settings of the training that are not those of the config's file.
+
+    A test knows what it was told itself: give it the settings that the
+    training was given.
+
+    Args:
+        cfg: Config with overrides.
+
+    Returns:
+        New values by dotted key, None for a setting that went; None without
+        a file to compare with.
+    """
+    if not cfg.filename or not Path(cfg.filename).is_file():
+        return None
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    root = dataset.get('data_root')
+    before, after = (
+        _flat({k: c.get(k) for k in TRAINING}) for c in (
+            # The data, too, decide what is in a config.
+            load_config(cfg.filename, {ROOT_KEY: root} if root else {}), cfg))
+    return {k: after.get(k) for k in sorted({*before, *after})
+            if before.get(k) != after.get(k) and not NO_TRAINING.match(k)}
+
+
+def _flat(content: object, key: str = '') -> dict[str, object]:
+    """Values by dotted key; a list of plain values is one value."""
+    if isinstance(content, list | tuple) and any(
+            isinstance(v, Mapping) for v in content):
+        content = {str(i): v for i, v in enumerate(content)}
+    if isinstance(content, Mapping) and content:
+        return {inner: value for k, v in content.items()
+                for inner, value in _flat(
+                    v, f'{key}.{k}' if key else k).items()}
+    return {key: list(content) if isinstance(content, tuple) else content}
 
 
 def protocol(cfg: Config, dataset: object,
@@ -111,19 +162,23 @@ def protocol(cfg: Config, dataset: object,
     test_cfg = cfg.model.get('test_cfg', {})
     slide = test_cfg.get('mode', 'whole') == 'slide'
     classes = dataset.metainfo['classes']
+    manifest = _manifest(loader.dataset.get('data_root'))
     return dict(
         dataset=loader.dataset.type,
         split=Path(ann_file or prefix or '').stem or None,
         data_root=loader.dataset.get('data_root'),
         img_path=prefix,
         ann_file=ann_file,
-        conversion=_conversion(loader.dataset.get('data_root')),
+        conversion=manifest.get('options'),
+        raw_folders=raw_folders(manifest),
         num_scenes=len(dataset),
         classes=list(classes),
         num_classes=len(classes),
         ignore_index=ignore_index,
         mode='slide' if slide else 'whole',
         window=_pair(test_cfg.crop_size) if slide else None,
+        input_size=_pair(test_cfg.get('input_size') or test_cfg.crop_size)
+        if slide else None,
         stride=_pair(test_cfg.stride) if slide else None,
         blend=test_cfg.get('blend', 'mean') if slide else None,
         windows_per_batch=test_cfg.get('batch_size', 8) if slide else None,
@@ -135,12 +190,23 @@ def _pair(size: int | Sequence[int]) -> list[int]:
     return [size, size] if isinstance(size, int) else list(size)
 
 
-def _conversion(data_root: str | None) -> dict | None:
-    """Options that a converter in data_prep/ was called with."""
+def _manifest(data_root: str | None) -> dict:
+    """What a converter in data_prep/ left; empty if none did."""
     path = Path(data_root or '.') / 'manifest.json'
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text()).get('options')
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def raw_folders(manifest: Mapping) -> list[str] | None:
+    """Folders of a download that scenes were made from.
+
+    Args:
+        manifest: Content of a ``manifest.json``; None is returned for one
+            that does not tell.
+    """
+    found = {Path(source['path']).parts[0]
+             for scene in manifest.get('scenes', ())
+             for source in scene.get('sources', ())}
+    return sorted(found) or None
 
 
 def model_name(model: Mapping) -> str | None:
@@ -227,4 +293,7 @@ def read_results(path: str | Path) -> dict:
                'protocol'} - results.keys()
     if missing:
         raise ValueError(f'{path} misses {sorted(missing)}; test again.')
+    # Files that are older than these keys had no other input size.
+    protocol = results['protocol']
+    protocol.setdefault('input_size', protocol.get('window'))
     return results

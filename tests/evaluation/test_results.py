@@ -14,7 +14,10 @@ import relay_seg
 from relay_seg.engine import build_runner
 from relay_seg.evaluation.report import means
 from relay_seg.evaluation.results import (
+    changed_settings,
     model_name,
+    protocol,
+    raw_folders,
     read_results,
     strict_json,
     write_results,
@@ -93,16 +96,19 @@ def test_what_was_tested_is_said(tested, module_scenes):
     assert results['config']['file'] == str(CONFIG)
     again = Config.fromstring(results['config']['text'], '.py')
     assert again.model.test_cfg.blend == 'center'  # overrides are in it
-    assert results['model'] == dict(name=None, relay=True, relay_tokens=4)
+    assert results['config']['changed'] == {'model.decode_head.channels': 8}
+    assert results['model'] == dict(
+        name=None, relay=True, relay_tokens=4, decode_head='UPerHead')
     protocol = results['protocol']
     assert protocol['data_root'] == str(module_scenes)
     assert {k: protocol[k] for k in (
         'dataset', 'split', 'num_scenes', 'num_classes', 'ignore_index',
-        'mode', 'window', 'stride', 'blend', 'windows_per_batch',
-        'context_factors')} == dict(
+        'mode', 'window', 'input_size', 'stride', 'blend',
+        'windows_per_batch', 'context_factors')} == dict(
             dataset='DubaiDataset', split='test', num_scenes=2,
             num_classes=5, ignore_index=255, mode='slide',
-            window=[128, 128], stride=[96, 96], blend='center',
+            window=[128, 128], input_size=[128, 128], stride=[96, 96],
+            blend='center',
             windows_per_batch=16, context_factors=[4])
     assert results['versions']['relay_seg'] == relay_seg.__version__
     assert results['versions']['torch'] == torch.__version__
@@ -112,6 +118,44 @@ def test_what_was_tested_is_said(tested, module_scenes):
     assert results['peak_memory']['process_bytes'] > 1e8
     assert results['parameters'] > 5e6
     assert not list(work.glob('.*'))
+
+
+def test_input_size_is_that_of_the_test_settings():
+    cfg = Config.fromfile(CONFIG)
+    cfg.merge_from_dict({'model.test_cfg.input_size': (96, 96)})
+
+    class Scenes(list):
+        metainfo = dict(classes=('a', 'b'))
+
+    found = protocol(cfg, Scenes(), 255)
+    assert (found['window'], found['input_size']) == ([128, 128], [96, 96])
+    cfg.model.test_cfg.mode = 'whole'
+    assert protocol(cfg, Scenes(), 255)['input_size'] is None
+
+
+def test_changed_settings_are_those_that_train():
+    cfg = Config.fromfile(CONFIG)
+    assert changed_settings(cfg) == {}
+    cfg.merge_from_dict({
+        'optim_wrapper.optimizer.lr': 3., 'param_scheduler.1.end': 7,
+        'model.loss_global': None, 'model.test_cfg.blend': 'center',
+        'train_dataloader.num_workers': 0, 'launcher': 'slurm',
+        'train_dataloader.dataset.data_root': 'elsewhere'})
+    found = changed_settings(cfg)
+    assert found['optim_wrapper.optimizer.lr'] == 3.
+    assert found['param_scheduler.1.end'] == 7
+    assert [k for k in found if not k.startswith('model.loss_global')] == [
+        'optim_wrapper.optimizer.lr', 'param_scheduler.1.end']
+    assert changed_settings(Config(dict(model=dict()))) is None
+
+
+def test_raw_folders_come_from_the_manifest():
+    scenes = [dict(sources=[dict(path='Train Imgs/a.jpg'),
+                            dict(path=f'Maps{i}_T/Maps{i}_T/a.png')])
+              for i in (1, 2)]
+    assert raw_folders(dict(scenes=scenes)) == [
+        'Maps1_T', 'Maps2_T', 'Train Imgs']
+    assert raw_folders(dict(options={})) is None
 
 
 def test_what_is_undefined_is_null():

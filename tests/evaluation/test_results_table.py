@@ -1,15 +1,13 @@
-"""The table never mixes protocols; its commands give the published one."""
-import argparse
+"""The table never mixes protocols or trainings, and says which they are."""
 import json
 import runpy
-import shlex
 import sys
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 from PIL import Image
@@ -17,10 +15,16 @@ from PIL import Image
 from relay_seg.evaluation.published import (
     MODELS,
     PUBLISHED,
-    commands,
     differences,
+    label_differences,
+    training_of,
 )
-from relay_seg.evaluation.results import model_name, protocol
+from relay_seg.evaluation.results import (
+    changed_settings,
+    model_name,
+    protocol,
+    read_results,
+)
 from relay_seg.evaluation.table import Table
 
 ROOT = Path(__file__).parents[2]
@@ -41,65 +45,47 @@ def result_of(config, options, scenes, miou=50., sha='a'):
             return scenes
 
     relay = 'context_factors' in cfg.model
-    return dict(
+    result = dict(
         schema='relay_seg/results', schema_version=1,
-        metrics=dict(mIoU=miou, mF1=miou + 7, aAcc=80.),
+        metrics=dict(mIoU_all=miou, mIoU=miou + 3, mF1=miou + 7, aAcc=80.),
         model=dict(name=model_name(cfg.model), relay=relay,
-                   relay_tokens=4 * relay),
-        config=dict(file=config, text=''),
+                   relay_tokens=4 * relay,
+                   decode_head=cfg.model.decode_head.type),
+        config=dict(file=config, text='', changed=changed_settings(cfg)),
         checkpoint=dict(file='x.pth', bytes=1, sha256=sha * 64),
         protocol=protocol(cfg, Scenes(), 255))
+    if result['protocol']['dataset'] == 'GleasonDataset':
+        result['protocol']['conversion'] = dict(
+            zero='benign', trim=False, votes='released')
+    return result
 
 
-def cell_commands(dataset, model):
-    """Words of the two commands of a cell."""
-    text = commands(PUBLISHED[dataset], MODELS[model]).replace('\\\n', '')
-    return [shlex.split(command) for command in text.split('&&')]
-
-
-def options_of(dataset, model):
-    """Config and options of the test in a cell's command."""
-    words = cell_commands(dataset, model)[1]
-    parser = argparse.ArgumentParser()
-    parser.add_argument('config')
-    parser.add_argument('checkpoint')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    assert words[:2] == ['python', 'tools/test.py']
-    args = parser.parse_args(words[2:])
-    return args.config, args.cfg_options
+def config_of(dataset, model):
+    return f'configs/released/{MODELS[model]}_{PUBLISHED[dataset].name}.py'
 
 
 def published_result(dataset, model, **kwargs):
     scenes = PUBLISHED[dataset].protocol['num_scenes'] or 40
-    return result_of(*options_of(dataset, model), scenes, **kwargs)
+    return result_of(config_of(dataset, model), {}, scenes, **kwargs)
 
 
 @pytest.mark.parametrize('dataset, model', CELLS)
-def test_commands_test_as_the_authors_do(dataset, model):
-    assert differences(published_result(dataset, model)) == []
-
-
-def test_train_commands_name_configs_and_settings_that_exist():
-    for dataset, model in CELLS:
-        words = cell_commands(dataset, model)[0]
-        cfg = Config.fromfile(ROOT / words[2])
-        assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
-        for option in words[4:]:
-            key, value = option.split('=')
-            assert key == 'val_dataloader.dataset.ann_file'
-            assert value == 'lindau_munster.txt'
+def test_released_configs_test_as_the_authors_do(dataset, model):
+    result = published_result(dataset, model)
+    assert differences(result) == []
+    assert training_of(result) == 'released'
 
 
 def rows(text):
     return [line for line in text.splitlines() if line.startswith('|')]
 
 
-def test_without_results_every_cell_names_its_command():
+def test_without_results_the_table_is_empty_and_says_how_to_fill_it():
     text = Table({}).markdown()
     assert len(rows(text)) == 2 + 16
-    assert text.count('python tools/train.py') == 16
     for published in ('46.5', '57.8', '36.3', '33.2', '75.1'):
-        assert f'| {published} |' in text
+        assert f'| {published} |  |' in text
+    assert text.count('python tools/reproduce.py') == 1
     assert text in (ROOT / 'docs/results.md').read_text()
 
 
@@ -107,11 +93,45 @@ def test_result_stands_beside_the_published_number():
     result = published_result(
         'URURDataset', ('SwinV2-S', True), miou=48.25)
     text = Table(dict(r=result)).markdown()
-    assert ('| URUR | SwinV2-S + relay | 46.4 | 48.2 | 55.2 | 80.0 | +1.9 |'
-            in rows(text))
-    assert text.count('python tools/train.py') == 15
-    assert 'rt_swin2_s_urur' not in text
+    assert ('| URUR | SwinV2-S + relay | 46.4 | released | 48.2 | +1.9 | 51.2 '
+            '| 55.2 | 80.0 |' in rows(text))
     assert '###' not in text
+
+
+def test_another_training_stands_in_a_row_of_its_own():
+    """A UPerNet tested as the authors do is not their training."""
+    cell = 'URURDataset', ('SwinV2-S', True)
+    same = published_result(*cell, miou=47.)
+    test = {'model.test_cfg.blend': 'center',
+            'model.test_cfg.stride': (256, 256)}
+    own, more = (result_of('configs/relay/rt_swin2_s_urur.py', test, 571,
+                           miou=miou, sha=sha)
+                 for miou, sha in ((40., 'b'), (44., 'c')))
+    tuned = result_of(config_of(*cell), {
+        'optim_wrapper.optimizer.lr': 0.5, 'train_dataloader.num_workers': 0,
+        'train_dataloader.dataset.data_root': 'elsewhere'},
+        571, miou=45., sha='d')
+    found = rows(Table(dict(enumerate([own, tuned, same, more]))).markdown())
+    mine = [row for row in found if 'URUR | SwinV2-S + relay' in row]
+    assert [row.split(' | ')[3] for row in mine] == [
+        'released', 'relay/rt_swin2_s_urur (UPerHead)',
+        'released/rt_swin2_s_urur (LinearHead) with '
+        'optim_wrapper.optimizer.lr=0.5']
+    assert [row.split(' | ')[4] for row in mine] == [
+        '47.0', '42.0 ± 2.8 (2 runs)', '45.0']
+    alone = rows(Table(dict(own=own)).markdown())
+    mine = [row for row in alone if 'URUR | SwinV2-S + relay' in row]
+    assert '| 46.4 |  |  |' in mine[0] and '| 40.0 | -6.4 |' in mine[1]
+
+
+def test_files_without_the_newer_keys_are_read(tmp_path):
+    result = published_result('URURDataset', ('ViT-S', False), miou=41.)
+    for place, key in (('protocol', 'input_size'), ('model', 'decode_head'),
+                       ('protocol', 'raw_folders'), ('config', 'changed')):
+        del result[place][key]
+    (tmp_path / 'results.json').write_text(json.dumps(result))
+    text = Table(dict(r=read_results(tmp_path))).markdown()
+    assert '| URUR | ViT-S | 36.3 | released | 41.0 |' in text
 
 
 @pytest.mark.parametrize('change, reason', [
@@ -123,34 +143,51 @@ def test_result_stands_beside_the_published_number():
      'blend gaussian (published: center)'),
     ({'test_dataloader.dataset.data_prefix.img_path': 'img_dir/val'},
      'split val (published: test)'),
+    ({'model.test_cfg.input_size': (128, 128)},
+     'input_size 128x128 (published: 256x256)'),
     ({'model.context_factors': (2, )},
      'context_factors 2 (published: 4)'),
     ({'model.test_cfg.mode': 'whole'}, 'mode whole (published: slide)'),
 ])
 def test_other_protocol_stands_apart(change, reason):
-    config, options = options_of('URURDataset', ('ViT-S', True))
+    config = config_of('URURDataset', ('ViT-S', True))
     same = published_result('URURDataset', ('ViT-S', True), miou=41.)
-    other = result_of(config, options | change, 571, miou=99., sha='b')
+    other = result_of(config, change, 571, miou=99., sha='b')
     text = Table(dict(a=same, b=other)).markdown()
     main, apart = text.split('###')
-    assert '| URUR | ViT-S + relay | 40.4 | 41.0 |' in main
+    assert '| URUR | ViT-S + relay | 40.4 | released | 41.0 |' in main
     assert '99.0' not in main
     assert '99.0' in apart and reason in apart and '41.0' not in apart
 
 
 def test_other_number_of_scenes_stands_apart():
-    config, options = options_of('URURDataset', ('ViT-S', False))
-    text = Table(dict(a=result_of(config, options, 12))).markdown()
+    config = config_of('URURDataset', ('ViT-S', False))
+    text = Table(dict(a=result_of(config, {}, 12))).markdown()
     assert 'num_scenes 12 (published: 571)' in text
-    assert '| URUR | ViT-S | 36.3 | [' in text
+    assert '| URUR | ViT-S | 36.3 |  |' in text
 
 
 def test_converted_otherwise_stands_apart():
     result = published_result('GleasonDataset', ('ViT-S', False))
-    result['protocol']['conversion'] = dict(zero='ignore', trim=False)
+    result['protocol']['conversion'] = dict(
+        zero='ignore', trim=False, votes='classes')
     text = Table(dict(a=result)).markdown()
     assert 'conversion zero=ignore (published: benign)' in text
-    assert '| Gleason | ViT-S | 33.2 | [' in text
+    assert 'conversion votes=classes (published: released)' in text
+    assert '| Gleason | ViT-S | 33.2 |  |' in text
+
+
+@pytest.mark.parametrize('conversion, folders, same', [
+    (dict(votes='released'), ['Maps1_T', 'Train Imgs'], True),
+    (dict(votes='majority'), ['Maps_majority', 'Train Imgs'], True),
+    (dict(votes='classes'), ['Maps_majority', 'Train Imgs'], True),
+    (dict(zero='benign'), ['Maps_majority', 'Train Imgs'], True),
+    (dict(zero='benign'), None, False),  # of an older converter
+    (dict(votes='classes'), ['Maps1_T', 'Train Imgs'], False),
+    (None, None, False),
+])
+def test_labels_of_gleason_are_the_authors_or_said(conversion, folders, same):
+    assert (label_differences(conversion, folders) == []) == same
 
 
 def test_other_data_set_gets_a_table_for_each_protocol():
@@ -172,7 +209,8 @@ def test_several_runs_are_a_mean_with_its_deviation():
     runs = {x: published_result(*cell, miou=m, sha=x)
             for x, m in (('a', 50.), ('b', 54.))}
     text = Table(runs).markdown()
-    assert '| Cityscapes | ViT-S | 53.0 | 52.0 ± 2.8 (2 runs) |' in text
+    assert ('| Cityscapes | ViT-S | 53.0 | released | 52.0 ± 2.8 (2 runs) '
+            '| -1.0 |' in text)
 
 
 def test_same_checkpoint_twice_is_refused():
@@ -192,10 +230,10 @@ def test_what_the_authors_do_not_state_must_agree_too():
 
 def test_metric_without_value_is_said():
     result = published_result('URURDataset', ('ViT-S', False), miou=1.)
-    result['metrics'] = dict(mIoU=None, mF1=None, aAcc=None)
+    result['metrics'] = dict(mIoU_all=None, mIoU=None, mF1=None, aAcc=None)
     text = Table(dict(a=result)).markdown()
-    assert ('| URUR | ViT-S | 36.3 | undefined | undefined | undefined |  |'
-            in rows(text))
+    assert ('| URUR | ViT-S | 36.3 | released | undefined |  | undefined | '
+            'undefined | undefined |' in rows(text))
 
 
 def call(*arguments):
@@ -217,7 +255,7 @@ def test_tool_prints_and_writes_table_and_plot(tmp_path, capsys):
     out, plot = tmp_path / 'new/table.md', tmp_path / 'new/table.png'
     call(tmp_path / 'run', '--out', out, '--plot', plot)
     printed = capsys.readouterr().out
-    assert '| URUR | ViT-S | 36.3 | 60.0 |' in printed
+    assert '| URUR | ViT-S | 36.3 | released | 60.0 |' in printed
     assert out.read_text() == printed
     call('--plot', tmp_path / 'empty.png')
     # Bars of ours; without results there is only their mark in the legend.
