@@ -14,7 +14,7 @@ MIM = 'configs', 'tools', 'data_prep', 'model-index.yml'
 #: What only a checkout has a use for.
 NOT_INSTALLED = shutil.ignore_patterns(
     '__pycache__', '*.pyc', 'sample', 'demo.*', 'setup_env.sh',
-    'run_tests.sh', 'write_metafiles.py')
+    'run_tests.sh', 'wheelhouse.sh', 'write_metafiles.py')
 
 
 class BuildWithConfigsAndTools(build_py):

@@ -29,7 +29,8 @@ COMMANDS = sorted(
 OTHERS = {'source', 'cd', 'ssh', 'git', 'rio', 'pre-commit', 'mim', 'export',
           'nvidia-smi', 'squeue', 'gdalinfo', 'qgis'}
 #: Scripts that set up .venv and go on there. .ci/run runs the first two.
-SET_UP = {'tools/setup_env.sh', 'tools/run_tests.sh', 'tools/demo.sh'}
+SET_UP = {'tools/setup_env.sh', 'tools/run_tests.sh', 'tools/demo.sh',
+          'tools/wheelhouse.sh'}
 #: Modules run with ``python -m``, or as commands.
 MODULES = {'pytest', 'ruff', 'codespell', 'mkdocs', 'build', 'pre_commit',
            'venv', 'pip'}

@@ -17,7 +17,7 @@ NOT_COPIED = shutil.ignore_patterns(
     'sample', 'site', 'tests', 'images')
 #: What needs a checkout around it.
 ONLY_HERE = {'demo.py', 'demo.sh', 'setup_env.sh', 'run_tests.sh',
-             'write_metafiles.py'}
+             'wheelhouse.sh', 'write_metafiles.py'}
 
 
 def build(source, out):

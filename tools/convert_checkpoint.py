@@ -1,7 +1,7 @@
 """Turn a checkpoint of any known naming into one of another."""
 import argparse
 
-from relay_seg.checkpoints.converting import TARGETS, convert_checkpoint
+TARGETS = 'mmpretrain', 'timm', 'relay', 'plain'
 
 
 def main() -> None:
@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument(
         '--trust-checkpoint', action='store_true',
         help='unpickle anything IN asks for, which may run its code')
-    args = parser.parse_args()
+    args = parser.parse_args()  # --help does not wait for imports
+    from relay_seg.checkpoints.converting import convert_checkpoint
     try:
         report = convert_checkpoint(
             args.checkpoint, args.out, args.to, num_views=args.num_views,

@@ -2,17 +2,17 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
-from prettytable import PrettyTable
 
-from relay_seg.analysis import Description, describe
-from relay_seg.config import load_config
-from relay_seg.evaluation.table import as_markdown
+if TYPE_CHECKING:
+    from relay_seg.analysis import Description
 
 
-def sheet(d: Description) -> str:
+def sheet(d: 'Description') -> str:
     """Everything about one model."""
+    from prettytable import PrettyTable
     parameters = PrettyTable(['part', 'parameters', '% of model'])
     parameters.align = 'r'
     parameters.align['part'] = 'l'
@@ -33,8 +33,9 @@ def sheet(d: Description) -> str:
         'for each window, float32'])
 
 
-def overview(descriptions: list[Description]) -> str:
+def overview(descriptions: 'list[Description]') -> str:
     """A line of Markdown for each model."""
+    from relay_seg.evaluation.table import as_markdown
     rows = []
     for d in descriptions:
         added = d.parts['backbone: added by relay']
@@ -74,7 +75,9 @@ def main() -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={},
         help='settings to override, as key=value')
-    args = parser.parse_args()
+    args = parser.parse_args()  # --help does not wait for imports
+    from relay_seg.analysis import describe
+    from relay_seg.config import load_config
 
     found = []
     for path in args.configs:

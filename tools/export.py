@@ -5,15 +5,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
 
-from relay_seg.config import load_config
-from relay_seg.export import export_deepness, export_onnx, quantise_onnx
-from relay_seg.export.checking import windows_of
-from relay_seg.export.metadata import facts_of
-from relay_seg.export.writing import Exported
-from relay_seg.inference import load_model
+if TYPE_CHECKING:
+    from relay_seg.export import Exported
 
 
 def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -46,13 +43,13 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     return parser, parser.parse_args()
 
 
-def show(exported: Exported, what: str) -> None:
+def show(exported: 'Exported', what: str) -> None:
     print(f'{exported.path} ({exported.size / 1e6:.1f} MB), {what}: '
           f'{exported.comparison}')
 
 
 def main() -> None:
-    parser, args = parse()
+    parser, args = parse()  # --help does not wait for imports
     if args.quantise and not args.images:
         parser.error('--quantise measures what it costs: give --images.')
     if args.quantise and args.deepness:
@@ -60,6 +57,11 @@ def main() -> None:
                      'out --deepness.')
     if args.windows < 1:
         parser.error(f'--windows {args.windows}; use 1 or more.')
+    from relay_seg.config import load_config
+    from relay_seg.export import export_deepness, export_onnx, quantise_onnx
+    from relay_seg.export.checking import windows_of
+    from relay_seg.export.metadata import facts_of
+    from relay_seg.inference import load_model
     try:
         cfg = load_config(args.config, args.cfg_options, window=args.window,
                           input_size=args.input)

@@ -6,18 +6,12 @@
 import argparse
 import datetime
 import sys
+from typing import TYPE_CHECKING
 
-import torch
 from mmengine.config import DictAction
 
-from relay_seg.config import load_config
-from relay_seg.engine import leave_processes, start_processes
-from relay_seg.inference import (
-    Settings,
-    find_scenes,
-    load_model,
-    predict_scenes,
-)
+if TYPE_CHECKING:
+    import torch
 
 #: Processes wait for the slowest one, which may have a long way to go.
 PATIENCE = datetime.timedelta(days=7)
@@ -54,8 +48,6 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         'several scenes, a folder')
     add('--on-error', choices=['stop', 'skip'], default='stop',
         help='at pixels that cannot be read')
-    add('--overviews', action='store_true', help='read global views from '
-        'exact overviews where there are some: faster, and rounded')
     add('--window', nargs='+', metavar='SIDE', help='height and width of a '
         'window, or one number: pixels, or metres as 128m')
     add('--input', nargs='+', metavar='SIDE', help='size in pixels to which '
@@ -67,6 +59,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add('--batch-size', type=int, help='windows in one forward pass')
     add('--threads', type=int, default=4, help='threads that read')
     add('--amp', choices=['bf16', 'fp16'], help='compute in mixed precision')
+    add('--compile', action='store_true', dest='compiled',
+        help='compile the model: minutes at first, then faster on a GPU')
     add('--device', help='such as cpu or cuda:1; a GPU by default, if there')
     add('--trust-checkpoint', action='store_true',
         help='unpickle all that the checkpoint holds; it may run its code')
@@ -79,8 +73,10 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 
 def find_model(args: argparse.Namespace,
-               own: str | None) -> torch.nn.Module:
+               own: str | None) -> 'torch.nn.Module':
     """The model, on its device."""
+    from relay_seg.config import load_config
+    from relay_seg.inference import load_model
     if args.onnx:
         if (args.amp or args.cfg_options or args.trust_checkpoint
                 or args.window or args.input):
@@ -98,7 +94,9 @@ def find_model(args: argparse.Namespace,
 
 
 def main() -> int:
-    parser, args = parse()
+    parser, args = parse()  # --help does not wait for imports
+    from relay_seg.engine import leave_processes, start_processes
+    from relay_seg.inference import Settings, find_scenes, predict_scenes
     try:
         names = Settings.__dataclass_fields__.keys()
         settings = Settings(**{

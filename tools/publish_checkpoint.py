@@ -1,8 +1,6 @@
 """Make a training checkpoint ready for others: weights and config only."""
 import argparse
 
-from relay_seg.checkpoints.publishing import publish_checkpoint
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -18,7 +16,8 @@ def main() -> None:
     parser.add_argument(
         '--trust-checkpoint', action='store_true',
         help='unpickle anything IN asks for, which may run its code')
-    args = parser.parse_args()
+    args = parser.parse_args()  # --help does not wait for imports
+    from relay_seg.checkpoints.publishing import publish_checkpoint
     try:
         out = publish_checkpoint(
             args.checkpoint, args.out, config=args.config,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,9 @@ class Job:
 
     def _check_output(self) -> None:
         """Say before any work what cannot end well."""
+        if self.settings.polygons:
+            for package in ('pyogrio', 'shapely'):
+                import_module(package)
         wanted = [self.out, self.settings.polygons, self.settings.preview]
         for path in filter(None, wanted):
             folder = Path(path).absolute().parent

@@ -144,6 +144,15 @@ def test_polygons_are_the_regions(cheap, scene, out, monkeypatch):
     assert sorted(large) == sorted(areas[areas >= 5])
 
 
+def test_missing_polygon_packages_are_told_first(
+        cheap, scene, out, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pyogrio', None)
+    with pytest.raises(ImportError, match='pyogrio'):
+        predict_raster(cheap(), scene, out,
+                       polygons=out.with_name('classes.gpkg'))
+    assert not out.parent.exists()
+
+
 def test_polygons_of_degrees_have_square_metres(tmp_path):
     path = tmp_path / 'a.tif'
     with rasterio.open(

@@ -1,0 +1,224 @@
+"""All that a GPU has to show: is it right, how fast is it, where is time lost.
+
+    python benchmarks/gpu_check.py [OUT]             on a machine with a GPU
+    python benchmarks/gpu_check.py [OUT] --smoke     does it run? on a CPU
+    python benchmarks/gpu_check.py --tables OUT      into docs/performance.md
+
+Each part is a process of its own, which is ended when its time is over.
+Every result is in OUT/results.jsonl as soon as it is known, and what the
+parts print in OUT/log.txt. Exit code: 0 if all checks passed.
+"""
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from gpu import records, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PASSED, FAILED, NO_GPU, INTERRUPTED = 0, 1, 3, 130
+MINUTES, SMOKE_MINUTES = 9., 45.
+ENDING = 5.  # seconds that a part has to end itself
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the check.
+
+    Args:
+        module: Module in benchmarks/gpu with a function of the part's name.
+        limit: Seconds it may take when all take nine minutes.
+        checks: Whether its end without a result is a failure.
+    """
+    module: str
+    limit: float
+    checks: bool = False
+
+
+#: In this order; the last one takes what time is left.
+PARTS = {
+    'machine': Part('machine', 60),
+    'backbones': Part('correctness', 70, checks=True),
+    'scenes': Part('correctness', 50, checks=True),
+    'trainings': Part('trainings', 80, checks=True),
+    'compiling': Part('correctness', 75, checks=True),
+    'speed': Part('speed', 100),
+    'kernels': Part('speed', 40),
+    'compiled': Part('speed', 60),
+    'predicting': Part('predicting', 80),
+    'evidence': Part('evidence', float('inf')),
+}
+
+
+def run_part(args: argparse.Namespace) -> int:
+    """Run one part in this process, which nothing else is run in."""
+    import torch
+    if not args.smoke and not torch.cuda.is_available():
+        return NO_GPU
+    from gpu.setting import Setting
+    setting = Setting('cpu' if args.smoke else 'cuda', args.smoke,
+                      args.scratch, args.until)
+    module = import_module(f'gpu.{PARTS[args.part].module}')
+    raw = {task: Path(folder) for task, folder in args.raw.items()}
+    getattr(module, args.part)(
+        setting, records.Records(args.out, args.part),
+        *([raw] if args.part == 'evidence' else []))
+    return PASSED
+
+
+def watch(name: str, command: list[str], out: Path, limit: float,
+          env: dict[str, str]) -> int:
+    """Run a part, end it when its time is over, and keep how it ended."""
+    start = time.monotonic()
+    with (tempfile.TemporaryDirectory() as scratch,
+          (out / 'log.txt').open('a') as log):
+        log.write(f'\n== {name} ==\n')
+        log.flush()
+        since = log.tell()
+        process = subprocess.Popen(
+            [*command, '--scratch', scratch], stdout=log,
+            stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:  # also when this process is interrupted
+            end(process)
+    ending = {None: 'its time was over', PASSED: 'done',
+              NO_GPU: 'no GPU'}.get(code, 'failed')
+    records.append(out, dict(
+        part=name, kind='end', how=ending, code=code,
+        seconds=round(time.monotonic() - start, 1)))
+    if ending == 'failed' and not any(
+            r['part'] == name and r['kind'] == 'traceback'
+            and 'name' not in r for r in records.read(out)):  # by a signal
+        with (out / 'log.txt').open(errors='replace') as log:
+            log.seek(since)
+            records.append(out, dict(part=name, kind='traceback',
+                                     text=log.read()[-3000:]))
+    return FAILED if code is None else code
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process and all that it has started."""
+    for what, patience in ((signal.SIGTERM, ENDING), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, what)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def run_all(args: argparse.Namespace) -> int:
+    """All parts that are asked for, one after the other."""
+    out = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    names = [name for name in PARTS if name in (args.parts or PARTS)]
+    records.forget(out, names)
+    minutes = args.minutes or (SMOKE_MINUTES if args.smoke else MINUTES)
+    until = time.monotonic() + 60 * minutes - ENDING
+    env = os.environ | dict(PYTHONUNBUFFERED='1', PYTHONPATH=os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
+    if args.smoke:
+        env['CUDA_VISIBLE_DEVICES'] = ''
+    needed, code = [name for name in names if PARTS[name].checks], None
+    try:
+        for name in names:
+            now = time.monotonic()
+            limit = min(PARTS[name].limit * minutes / MINUTES, until - now)
+            if limit <= 0:
+                records.append(out, dict(part=name, kind='end',
+                                         how='no time was left', seconds=0))
+                continue
+            command = [
+                sys.executable, __file__, str(out), '--part', name,
+                '--until', str(now + limit), '--raw', json.dumps(args.raw),
+                *(['--smoke'] if args.smoke else [])]
+            if watch(name, command, out, limit, env) == NO_GPU:
+                print('torch sees no GPU here; --smoke runs on a CPU.',
+                      file=sys.stderr)
+                return NO_GPU
+            print(tables.line(name, records.read(out)), flush=True)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    found = records.read(out)
+    print(f'\n{tables.summary(found)}\nResults: {out / records.NAME}')
+    if code is None:
+        code = PASSED if passed(found, needed) else FAILED
+    return code
+
+
+def passed(found: list[dict], parts: list[str]) -> bool:
+    """Whether all checks of some parts were made, and passed."""
+    found = [r for r in found if r['part'] in parts]
+    done = {r['part'] for r in found
+            if r['kind'] == 'end' and r['how'] == 'done'}
+    return set(parts) == done and all(
+        r['kind'] != 'traceback' and r.get('ok', True) for r in found)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('out', nargs='?', type=Path, default='work_dirs/gpu_check',
+        help='folder for the results (%(default)s)')
+    add('--smoke', action='store_true', help='the same in tiny, on a CPU')
+    add('--minutes', type=float, help='time for everything '
+        f'({MINUTES:g} by default, {SMOKE_MINUTES:g} with --smoke)')
+    add('--parts', nargs='+', choices=list(PARTS), metavar='PART',
+        help=f'of {", ".join(PARTS)}; all by default. What OUT holds of '
+        'others is kept')
+    for name in ('dubai', 'carrot-weed'):
+        add(f'--{name}', type=Path, metavar='RAW', help='as in '
+            'benchmarks/evidence/run.py, in the place of the sample scenes')
+    add('--tables', type=Path, metavar='OUT', help='measure nothing, and '
+        'write the tables of what OUT holds into docs/performance.md')
+    for name, kind in (('part', str), ('until', float), ('raw', json.loads),
+                       ('scratch', Path)):
+        add(f'--{name}', type=kind, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.raw is None:
+        given = {'dubai': args.dubai, 'carrot last': args.carrot_weed}
+        args.raw = {task: str(path.resolve())
+                    for task, path in given.items() if path}
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    if args.tables:
+        try:
+            tables.publish(args.tables)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return FAILED
+        return PASSED
+    if not args.part:
+        # As Ctrl-C: the part that runs is ended, and the results are shown.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return run_all(args)
+    try:
+        return run_part(args)
+    except Exception:
+        text = traceback.format_exc()
+        print(text, flush=True)
+        records.append(args.out, dict(
+            part=args.part, kind='traceback', text=text[-6000:]))
+        return FAILED
+
+
+if __name__ == '__main__':
+    sys.exit(main())
