@@ -47,6 +47,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers={workers},
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='WindowSampler', samples_per_epoch=4096),
     dataset=dict(
         type='SceneDataset',
@@ -61,6 +62,7 @@ EVALUATION = """\
     batch_size=1,
     num_workers=1,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='SceneDataset',

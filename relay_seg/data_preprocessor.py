@@ -2,8 +2,11 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor
+from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from torch import Tensor
+
+from relay_seg.structures import view_labels
 
 
 @MODELS.register_module()
@@ -15,12 +18,13 @@ class ViewsDataPreprocessor(BaseDataPreprocessor):
             (see :func:`relay_seg.config.set_statistics`): such a model can be
             built, but not given an image.
         std: Standard deviation of each band.
-        non_blocking: As in the host.
+        non_blocking: Do not wait for copies to the device. They are such
+            only from pinned memory (``pin_memory`` of the data loader).
     """
 
     def __init__(self, mean: Sequence[float | None],
                  std: Sequence[float | None],
-                 non_blocking: bool = False) -> None:
+                 non_blocking: bool = True) -> None:
         super().__init__(non_blocking)
         self.unknown = None in (*mean, *std)
         mean, std = ([float('nan') if x is None else x for x in part]
@@ -34,6 +38,9 @@ class ViewsDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer(
             'std', torch.tensor(std, dtype=torch.float32).view(shape), False)
 
+    # Types and paths differ from batch to batch: a compiled step would be
+    # compiled again for them.
+    @torch.compiler.disable
     def forward(self, data: dict, training: bool = False) -> dict:
         """Stack and normalise.
 
@@ -43,18 +50,24 @@ class ViewsDataPreprocessor(BaseDataPreprocessor):
 
         Returns:
             'inputs': in training a tuple of views, each (B, C, H, W); else
-            scenes of one size, (B, C, H, W). 'data_samples' as they came.
+            scenes of one size, (B, C, H, W). 'data_samples' on the device,
+            in training with local labels as int64, as the host's losses want
+            them.
         """
         data = self.cast_data(data)
         inputs, samples = data['inputs'], data.get('data_samples')
         if training:
             inputs = tuple(self.normalise(view) for view in inputs)
+            if samples:
+                labels = view_labels(samples, 0).long()
+                for sample, label in zip(samples, labels):
+                    sample.gt_sem_seg = PixelData(data=label[None])
         else:
             inputs = self.normalise(inputs)
         return dict(inputs=inputs, data_samples=samples)
 
     def normalise(self, images: Sequence[Tensor]) -> Tensor:
-        """Normalise images (C, H, W) of one size and stack them."""
+        """Normalise images (C, H, W) of one size, of any types; stack them."""
         self.check_known()
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:

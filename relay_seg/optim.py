@@ -1,6 +1,7 @@
 """A training step that never puts a bad number into the parameters."""
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 
 import torch
 from mmengine.dist import all_reduce
@@ -28,9 +29,12 @@ class CheckedOptimWrapper(OptimWrapper):
 
     A step is skipped, and :attr:`skipped` says why, if the loss of any of its
     batches in any process, or the gradient, is not finite. All processes
-    decide alike. Parameters, the optimiser's state and, after a bad loss,
-    running means of batch norms stay as they are; what earlier batches of an
-    accumulation gave is dropped with the step.
+    decide alike. Parameters, the optimiser's state and running means of batch
+    norms stay as they are; what earlier batches of an accumulation gave is
+    dropped with the step.
+
+    The device is waited for once in a call, after the backward pass: what
+    decides about the step comes in one piece.
 
     Args:
         precision: 'fp32', 'bf16' or 'fp16'; the last scales the loss, so
@@ -82,27 +86,23 @@ class CheckedOptimWrapper(OptimWrapper):
                 device, dtype=dtype, enabled=dtype is not None):
             yield
 
+    @torch.compiler.disable
     def update_params(self, loss: Tensor, step_kwargs: dict | None = None,
                       zero_kwargs: dict | None = None) -> None:
-        self.skipped, self.zeroed = None, 0
         finite = loss.detach().isfinite().float()
         all_reduce(finite, op='min')
-        if not finite:
-            self.skipped, self._bad_loss = 'loss', True
-            for running, before in self._means:
-                running.copy_(before)
-        if self._bad_loss:
-            # No backward in any process: none waits for another's gradient.
-            self._inner_count += 1
-        else:
-            self.backward(self.scale_loss(loss))
+        # Of a bad loss, too: to know of it now is to wait for the device.
+        self.backward(self.scale_loss(loss))
         if self.should_update():
-            if self._bad_loss:
-                self.skipped = 'loss'
-            else:
-                self.step(**(step_kwargs or {}))
+            self._step(finite, **(step_kwargs or {}))
             self.zero_grad(**(zero_kwargs or {}))
             self._bad_loss = False
+        else:
+            self.skipped, self.zeroed = (None if finite else 'loss'), 0
+            self._bad_loss = self._bad_loss or self.skipped == 'loss'
+        if self.skipped is not None:
+            for running, before in self._means:
+                running.copy_(before)
 
     def backward(self, loss: Tensor, **kwargs) -> None:
         if self.loss_scaler is not None:
@@ -110,43 +110,56 @@ class CheckedOptimWrapper(OptimWrapper):
         super().backward(loss, **kwargs)
 
     def step(self, **kwargs) -> None:
-        if self.loss_scaler is None:
-            if self.nonfinite_gradient == 'zero':
-                self.zeroed = self._zero_nonfinite()
-            if not self._finite_gradient():
-                self.skipped = 'gradient'
-                return
-            super().step(**kwargs)
-            return
+        self._step(self.param_groups[0]['params'][0].new_ones(()), **kwargs)
+
+    def _step(self, finite: Tensor, **kwargs) -> None:
+        """Take a step, or say why not.
+
+        Args:
+            finite: 1 if the loss is, else 0; on the device.
+            kwargs: Those of the optimiser's ``step``.
+        """
         scaler = self.loss_scaler
-        scaler.unscale_(self.optimizer)
-        if self._finite_gradient():
-            if self.clip_grad_kwargs:
-                self._clip_grad()
-        else:
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        params = [p for group in self.param_groups for p in group['params']
+                  if p.grad is not None]
+        zeroed = finite.new_zeros(())
+        if self.nonfinite_gradient == 'zero':
+            zeroed = _zero_nonfinite([p.grad for p in params])
+        norm = self._clip(params)
+        finite, norm, zeroed = torch.stack(
+            [x.to(norm) for x in (finite, norm, zeroed)]).cpu().tolist()
+        self.skipped, self.zeroed = None, 0
+        if not finite or self._bad_loss:
+            self.skipped = 'loss'
+        elif not isfinite(norm):
+            self.skipped = 'gradient'
             # A scale that is too large looks the same: the scaler halves it.
             # Below 1 it is no longer to blame.
-            self.skipped = 'scale' if scaler.get_scale() > 1 else 'gradient'
-        scaler.step(self.optimizer, **kwargs)  # does nothing if not finite
-        scaler.update()
+            if scaler is not None and scaler.get_scale() > 1:
+                self.skipped = 'scale'
+        else:
+            self.zeroed = int(zeroed)
+            self.optimizer.step(**kwargs)
+            if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
+                self.message_hub.update_scalar('train/grad_norm', norm)
+        if scaler is not None:
+            # A bad loss says nothing about the scale.
+            scaler.update(
+                scaler.get_scale() if self.skipped == 'loss' else None)
 
-    def _with_gradient(self) -> list[nn.Parameter]:
-        return [p for group in self.param_groups for p in group['params']
-                if p.grad is not None]
+    def _clip(self, params: list[nn.Parameter]) -> Tensor:
+        """Clip the gradient; its norm before, the same in all processes.
 
-    def _finite_gradient(self) -> bool:
-        """The same in all processes, which share the gradient by now."""
-        norm = torch.nn.utils.clip_grad_norm_(
-            self._with_gradient(), float('inf'))
-        return bool(norm.isfinite())
-
-    def _zero_nonfinite(self) -> int:
-        """Set what is not finite in the gradient to zero and count it."""
-        grads = [p.grad for p in self._with_gradient()]
-        count = sum((~grad.isfinite()).sum() for grad in grads)
-        for grad in grads:
-            grad.nan_to_num_(nan=0., posinf=0., neginf=0.)
-        return int(count)
+        They share the gradient by now.
+        """
+        if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
+            return self.clip_func(params, **self.clip_grad_kwargs)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        if self.clip_grad_kwargs:
+            self.clip_func(params, **self.clip_grad_kwargs)
+        return norm
 
     def state_dict(self) -> dict:
         state = super().state_dict()
@@ -161,3 +174,11 @@ class CheckedOptimWrapper(OptimWrapper):
         if scale and self.loss_scaler is not None:
             self.loss_scaler.load_state_dict(scale)
         super().load_state_dict(state)
+
+
+def _zero_nonfinite(grads: list[Tensor]) -> Tensor:
+    """Set what is not finite in a gradient to zero and count it."""
+    counts = [(~grad.isfinite()).sum() for grad in grads]
+    for grad in grads:
+        grad.nan_to_num_(nan=0., posinf=0., neginf=0.)
+    return torch.stack(counts).sum()

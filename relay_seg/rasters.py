@@ -2,7 +2,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,9 +29,8 @@ def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
         ValueError: GDAL cannot read it, or it ends too early.
     """
     if not Path(path).exists():
-        raise FileNotFoundError(f'{path} does not exist; check data_root and '
-                                'data_prefix in the config.')
-    with _named(path), rasterio.open(path) as raster:
+        raise _missing(path)
+    with _named(path), _whole_png(), _open(path) as raster:
         yield raster
 
 
@@ -48,12 +47,18 @@ def reused_raster(path: str | Path,
         factor: The file itself, 1, or its overview of this factor.
     """
     with _named(path):
-        yield _open_once(str(path), factor, _stamp(path))
+        raster = _open_once(str(path), factor, _stamp(path))
+        # To enter it takes as long as a small read.
+        with _whole_png() if raster.driver == 'PNG' else nullcontext():
+            yield raster
 
 
 def _stamp(path: str | Path) -> tuple[int, int, int]:
     """Changes with the process and with the file."""
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
     return os.getpid(), status.st_mtime_ns, status.st_size
 
 
@@ -61,8 +66,14 @@ def _stamp(path: str | Path) -> tuple[int, int, int]:
 def _open_once(path: str, factor: int,
                stamp: tuple) -> rasterio.DatasetReader:
     if factor == 1:
-        return rasterio.open(path)
-    return rasterio.open(path, overview_level=_overviews(path, stamp)[factor])
+        return _open(path)
+    return _open(path, overview_level=_overviews(path, stamp)[factor])
+
+
+def _open(path: str | Path, **kwargs) -> rasterio.DatasetReader:
+    with warnings.catch_warnings(), _whole_png():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        return rasterio.open(path, **kwargs)
 
 
 def exact_overviews(path: str | Path) -> dict[int, int]:
@@ -90,19 +101,22 @@ def _overviews(path: str, stamp: tuple) -> dict[int, int]:
 @contextmanager
 def _named(path: str | Path) -> Iterator[None]:
     """Errors of GDAL as errors that name the file and the remedy."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f'{path} does not exist; check data_root and '
-                                'data_prefix in the config.')
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            # GDAL's fast path for whole PNGs does not see one that is cut.
-            with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'):
-                yield
+        yield
     except RasterioIOError as error:
         raise ValueError(
             f'{path} cannot be read ({error}); it is damaged or no image. '
             'Replace it, or take it out of the split.') from error
+
+
+def _missing(path: str | Path) -> FileNotFoundError:
+    return FileNotFoundError(f'{path} does not exist; check data_root and '
+                             'data_prefix in the config.')
+
+
+def _whole_png() -> rasterio.Env:
+    """GDAL's fast path for whole PNGs does not see one that is cut."""
+    return rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO')
 
 
 def pixel_metres(raster: rasterio.DatasetReader) -> float | None:
@@ -171,16 +185,14 @@ def _fill_edge(image: np.ndarray, window: Window, shape: tuple[float, float],
         shape: Height and width of the file in cells, with fractions.
         fill: Value of each band outside.
     """
-    shares = []
-    for start, count, cells in zip(window[:2], window[2:4], shape):
-        share = np.ones(count, np.float32)
+    shares = [np.ones(count, np.float32) for count in window[2:4]]
+    for share, start, cells in zip(shares, window[:2], shape):
         last = int(cells) - start  # index of the partial cell
-        if cells % 1 and 0 <= last < count:
+        if cells % 1 and 0 <= last < len(share):
             share[last] = cells % 1
-        shares.append(share)
-    inside = shares[0][:, None] * shares[1]
-    if (inside == 1).all():
+    if all((share == 1).all() for share in shares):
         return image
+    inside = shares[0][:, None] * shares[1]
     fill = np.asarray(fill, np.float32)[:, None, None]
     mixed = inside * image + (1 - inside) * fill
     # No data, on either side, does not count.

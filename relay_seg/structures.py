@@ -2,8 +2,24 @@
 from collections.abc import Sequence
 
 import torch
+from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
+
+
+class ViewsSample(SegDataSample):
+    """Labels of views, which a data loader can pin.
+
+    It looks for this method, which the host's sample does not have.
+    """
+
+    def pin_memory(self) -> 'ViewsSample':
+        """The same with labels in memory that a GPU copies from by itself."""
+        pinned = self.new()
+        for name, label in self.items():
+            pinned.set_data(
+                {name: PixelData(data=label.data.pin_memory())})
+        return pinned
 
 
 def label_field(view: int) -> str:

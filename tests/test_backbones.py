@@ -949,6 +949,60 @@ def test_kept_bias_follows_the_weights():
             assert torch.equal(a, b), name
 
 
+def test_kept_bias_is_that_of_the_precision():
+    """Autocast computes it in bf16: nobody else gets that."""
+    block = build_random(SWIN).stages[0].blocks[1]
+    with torch.no_grad():
+        exact = block.attention_bias((8, 8)).clone()
+        for _ in range(2):
+            with torch.autocast('cpu', torch.bfloat16):
+                coarse = block.attention_bias((8, 8)).clone()
+            assert torch.equal(block.attention_bias((8, 8)), exact)
+        with torch.autocast('cpu', torch.float16):
+            finer = block.attention_bias((8, 8)).clone()
+    assert 0 < (finer - exact).abs().max() < (coarse - exact).abs().max()
+
+
+LETTING_GO = {
+    'train': lambda m, other: m.train(),
+    'eval': lambda m, other: m.eval(),
+    'init': lambda m, other: m.init_weights(),
+    'load': lambda m, other: m.load_state_dict(other),
+    'assign': lambda m, other: m.load_state_dict(other, assign=True),
+    'to': lambda m, other: m.to(torch.float64),
+    'apply': lambda m, other: m._apply(lambda x: x * 2),
+}
+
+
+@pytest.mark.parametrize('name', LETTING_GO)
+def test_kept_bias_goes_with_whatever_changes_weights(name):
+    model, other = build_random(SWIN), build_random(SWIN)
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    with torch.no_grad():
+        model(make_views())
+    assert all(block._kept_bias is not None for block in blocks)
+    LETTING_GO[name](model, other.state_dict())
+    assert all(block._kept_bias is None for block in blocks)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_padded_tokens_in_half_precision(dtype):
+    """Their keys are 0: no length to divide by."""
+    model, views = build_random(SWIN | dict(window_size=3)), make_views()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(('q_bias', 'v_bias')):
+                parameter.zero_()
+        full = flat(model(views))
+    with torch.autocast('cpu', dtype):
+        half = flat(model.train()(views))
+    for a, b in zip(full, half):
+        assert (a - b).norm() / a.norm() < 0.1
+    sum(x.float().square().mean() for x in half).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters()
+               if p.grad is not None)
+
+
 def test_training_never_keeps_a_bias():
     block = build_random(SWIN).stages[0].blocks[1]
     for _ in range(2):  # a graph of its own for each step

@@ -11,12 +11,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
 from mmengine.logging import MessageHub
 from mmseg.structures import SegDataSample
 from test_tools import PLAIN, RELAY, ROOT, call, options
 from torch import nn
 
-from relay_seg.hooks import ProgressHook, StopAfterBadSteps
+from relay_seg.hooks import (
+    GatheredInfoHook,
+    ProgressHook,
+    StopAfterBadSteps,
+)
 from relay_seg.scalars import CSVVisBackend
 
 NAN = torch.tensor(float('nan'))
@@ -111,6 +116,55 @@ def test_training_stops_on_data_that_give_nan(module_scenes, tmp_path):
                   if not k.endswith(('running_mean', 'running_var'))]
     assert all(torch.isfinite(v.float()).all() for v in parameters)
     assert not (tmp_path / 'iter_4.pth').exists()
+
+
+# Losses for the log.
+
+
+def log_losses(hook, hooks, epoch=50, iters=12):
+    """Losses in the message hub after each iteration."""
+    hub = MessageHub('losses')
+    runner = SimpleNamespace(
+        message_hub=hub, max_iters=iters, hooks=[hook, *hooks],
+        train_dataloader=[0] * epoch)
+    weight, told = torch.ones((), requires_grad=True), []
+    for i in range(iters):
+        runner.iter = i
+        outputs = dict(loss=weight * i, acc_seg=torch.tensor(i / 3.))
+        if i % 2:
+            outputs['loss_global'] = torch.tensor(1. - i)
+        hook.after_train_iter(runner, i % epoch, {}, outputs)
+        told.append({key: buffer.data[0].tolist()
+                     for key, buffer in hub.log_scalars.items()})
+    return told
+
+
+@pytest.mark.parametrize('hooks, epoch, known', [
+    ([LoggerHook(interval=5)], 50, [5, 10, 12]),
+    ([LoggerHook(interval=5)], 7, [5, 7, 12]),  # of each epoch, and its end
+    ([], 50, [12]),
+    ([LoggerHook(interval=50), CheckpointHook(4, by_epoch=False)], 50,
+     [4, 8, 12]),
+    ([CheckpointHook(4)], 50, [12])])
+def test_log_and_checkpoints_have_all_losses(hooks, epoch, known):
+    """The same as by the host's hook, wherever they are looked at."""
+    ours = log_losses(GatheredInfoHook(), hooks, epoch)
+    theirs = log_losses(RuntimeInfoHook(), hooks, epoch)
+    for i in known:
+        assert ours[i - 1].keys() == theirs[i - 1].keys()
+        for key, values in theirs[i - 1].items():
+            assert ours[i - 1][key] == pytest.approx(values, rel=1e-6)
+    for i in set(range(1, 13)) - set(known):
+        assert ours[i - 1] != theirs[i - 1]
+
+
+def test_losses_wait_without_their_graph():
+    hook = GatheredInfoHook()
+    hook.after_train_iter(
+        SimpleNamespace(hooks=[], iter=0, max_iters=9,
+                        train_dataloader=[0] * 9),
+        0, {}, dict(loss=torch.ones((), requires_grad=True) * 2))
+    assert not hook.waiting[0]['loss'].requires_grad
 
 
 # Progress.
@@ -299,6 +353,7 @@ SWITCHES = {
     'accumulate': ([], {'optim_wrapper.accumulative_counts': 2,
                         'optim_wrapper.clip_grad.max_norm': 1.}),
     'checkpointing': ([], {'model.backbone.with_cp': True}),
+    'compiled': ([], {'compile.backend': 'eager'}),
     'ema': ([], {'default_hooks.ema.type': 'EMAHook',
                  'default_hooks.ema.momentum': 0.1,
                  'default_hooks.ema.update_buffers': True}),

@@ -14,12 +14,14 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from test_tools import PLAIN, RELAY, ROOT
 
+from relay_seg.heads import LinearHead
 from relay_seg.losses import (
     AgreementLoss,
     CheckedCrossEntropyLoss,
     GlobalViewLoss,
 )
 from relay_seg.losses.global_view import soft_labels
+from relay_seg.segmentors.head_losses import head_losses
 from relay_seg.structures import label_field
 from relay_seg.views import area_mean, center
 
@@ -556,6 +558,49 @@ def test_other_losses_train_in_our_configs(path, name):
     losses = losses_of(build(path, LOSSES[name]))
     names = dict(dice='loss_dice', lovasz='loss_lovasz')
     assert losses[f'decode.{names.get(name, "loss_ce")}'] > 0
+
+
+@pytest.mark.parametrize('share', [0., 0.3, 1.])
+@pytest.mark.parametrize('name', [*LOSSES, 'usual'])
+def test_losses_of_heads_are_the_hosts(name, share):
+    """Of logits that are smaller than the label; share is ignored."""
+    head = build(PLAIN, LOSSES.get(name, {})).decode_head
+    label = torch.randint(5, (2, 1, 32, 48))
+    label[torch.rand(label.shape) < share] = IGNORE
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=x)) for x in label]
+    logits = torch.randn(2, 5, 8, 12)
+    ours = head_losses(head, logits, samples)
+    theirs = head.loss_by_feat(logits, samples)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        torch.testing.assert_close(
+            ours[key], value.squeeze(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_head_with_losses_of_its_own_keeps_them():
+
+    class Own(LinearHead):
+
+        def loss_by_feat(self, seg_logits, batch_data_samples):
+            return dict(loss_own=seg_logits.sum())
+
+    head = Own(stride=1, in_channels=3, num_classes=5,
+               loss_decode=dict(type='CheckedCrossEntropyLoss'))
+    logits = torch.ones(1, 5, 2, 2)
+    assert head_losses(head, logits, []) == dict(loss_own=20.)
+
+
+def test_weights_of_classes_are_copied_once():
+    """And again for another type."""
+    loss = CheckedCrossEntropyLoss(avg_non_ignore=True, class_weight=WEIGHTS)
+    local, _, label, _ = batch()
+    loss(local, label, ignore_index=IGNORE)
+    kept = loss.kept_weights
+    loss(local, label, ignore_index=IGNORE)
+    assert loss.kept_weights is kept and kept.dtype == torch.float64
+    loss(local.float(), label, ignore_index=IGNORE)
+    assert loss.kept_weights.dtype == torch.float32
+    assert not loss.state_dict()
 
 
 def test_several_losses_in_a_config_of_ours():

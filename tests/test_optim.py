@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import nn
 
@@ -112,6 +113,22 @@ def test_bad_batch_leaves_running_means():
     assert model[0].num_batches_tracked == 2
 
 
+def test_bad_gradient_leaves_running_means():
+    """Of that batch; what good ones before it gave stays."""
+    model, wrapper = wrapped(
+        nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1)),
+        accumulative_counts=2)
+    step(model, wrapper, torch.randn(8, 4))
+    before = {k: v.clone() for k, v in model[0].state_dict().items()}
+    with wrapper.optim_context(model):
+        loss = (model(torch.randn(8, 4)) * 0).sqrt().sum()
+    wrapper.update_params(loss)
+    assert wrapper.skipped == 'gradient'
+    for key, value in model[0].state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert model[0].num_batches_tracked == 1
+
+
 def test_bad_batch_spoils_its_accumulation_only():
     model, wrapper = wrapped(accumulative_counts=3)
     before, x = values(model), torch.randn(8, 4)
@@ -144,6 +161,55 @@ def test_bad_gradient_of_a_good_loss(precision, clip):
     assert wrapper.skipped == 'gradient'
     assert torch.equal(values(model), before)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize('precision', ('fp32', 'fp16'))
+@pytest.mark.parametrize('clip', (
+    None, dict(max_norm=0.1), dict(max_norm=0.1, norm_type=1),
+    dict(max_norm=1e9), dict(type='value', clip_value=0.01)))
+def test_norm_of_a_gradient_is_computed_once(precision, clip, monkeypatch):
+    """And is told where the host tells it, of the gradient before."""
+    norms, whole = [], torch.nn.utils.clip_grad._get_total_norm
+
+    def counted(*args, **kwargs):
+        norms.append(whole(*args, **kwargs))
+        return norms[-1]
+
+    monkeypatch.setattr(
+        torch.nn.utils.clip_grad, '_get_total_norm', counted)
+    monkeypatch.setattr(torch.nn.utils, 'get_total_norm', counted)
+    model, wrapper = wrapped(precision=precision, clip_grad=copy.copy(clip))
+    scale_of(wrapper, 16.)
+    told = wrapper.message_hub = MessageHub('norms')
+    reference = copy.deepcopy(model)
+    x = torch.randn(8, 4)
+    step(model, wrapper, x)
+    assert len(norms) == 1 and wrapper.skipped is None
+    reference(x).pow(2).mean().backward()
+    true = nn.utils.get_total_norm(
+        [p.grad for p in reference.parameters()],
+        (clip or {}).get('norm_type', 2.))
+    torch.testing.assert_close(norms[0], true, rtol=2e-2, atol=0)
+    if clip and 'max_norm' in clip:
+        history = told.get_scalar('train/grad_norm')
+        assert history.current() == float(norms[0])
+    else:
+        assert not told.log_scalars
+
+
+def test_a_step_alone_is_checked_too():
+    """As benchmarks and loops of one's own call it."""
+    model, wrapper = wrapped(nn.Linear(4, 1))
+    before = values(model)
+    wrapper.backward((model(torch.ones(1, 4)) * 0).sqrt().sum())
+    wrapper.step()
+    assert wrapper.skipped == 'gradient'
+    assert torch.equal(values(model), before)
+    wrapper.zero_grad()
+    wrapper.backward(model(torch.ones(1, 4)).sum())
+    wrapper.step()
+    assert wrapper.skipped is None
+    assert not torch.equal(values(model), before)
 
 
 def test_fp16_finds_its_scale_and_says_so():

@@ -9,6 +9,7 @@ from mmcv.transforms import Compose
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from relay_seg.data_preprocessor import ViewsDataPreprocessor
 from relay_seg.datasets.labels import label_lookup
@@ -22,6 +23,7 @@ from relay_seg.transforms import (
     ReadViews,
     SampleWindow,
 )
+from relay_seg.transforms.reading import ids_of_model
 from relay_seg.views import (
     Window,
     area_mean,
@@ -472,23 +474,60 @@ def test_colours_change_alike_in_all_views(nested):
     for _ in range(20):
         views = distort(dict(nested))['views']
         assert [x.shape for x in views] == [x.shape for x in before]
-        assert all(x.dtype == np.float32 for x in views)
+        assert all(x.dtype == np.uint8 for x in views)
         assert_nested(views)
         changed += not np.array_equal(views[0], before[0])
     assert changed >= 10
     assert nested['views'] is before
 
 
-def test_colours_change_as_in_the_host():
-    image = np.random.randint(0, 256, (3, 16, 16)).astype(np.float32)
+def host_colours(views):
+    """Views that the host's transform made of one image of all of them."""
+    image = np.concatenate([view[2::-1] for view in views], axis=1)
+    image = np.nan_to_num(image, nan=0.).round().astype(np.uint8)
+    image = np.ascontiguousarray(image.transpose(1, 2, 0))
+    image = PhotoMetricDistortion()(dict(img=image))['img']
+    return np.split(image.transpose(2, 0, 1)[::-1], len(views), axis=1)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+@pytest.mark.parametrize('flipped', [False, True])
+def test_colours_change_as_in_the_host(dtype, flipped):
+    """Draw by draw and value by value, with all kinds of changes."""
+    views = tuple(np.random.uniform(0, 255, (3, 16, 24)).astype(dtype)
+                  for _ in range(3))
+    if flipped:
+        views = tuple(view[..., ::-1] for view in views)
+    changed = 0
+    for seed in range(60):
+        np.random.seed(seed)
+        ours = PhotoMetricViews()(dict(views=views))['views']
+        drawn = np.random.rand()
+        np.random.seed(seed)
+        theirs = host_colours(views)
+        assert np.random.rand() == drawn
+        for a, b, before in zip(ours, theirs, views):
+            assert a.dtype == np.uint8
+            np.testing.assert_array_equal(a, b)
+            changed += (a != before.round()).any()
+    assert changed > 60
+
+
+def test_places_without_data_and_other_bands_stay():
+    views = tuple(np.random.uniform(0, 255, (5, 16, 24)).astype(np.float32)
+                  for _ in range(2))
+    views[0][:, 3:5] = np.nan
+    views[1][1, 0, 0] = np.nan
     for seed in range(10):
         np.random.seed(seed)
-        ours = PhotoMetricViews()(dict(views=(image, )))['views'][0]
+        ours = PhotoMetricViews()(dict(views=views))['views']
         np.random.seed(seed)
-        bgr = image.astype(np.uint8)[::-1].transpose(1, 2, 0).copy()
-        theirs = PhotoMetricDistortion()(dict(img=bgr))['img']
-        np.testing.assert_array_equal(
-            ours, theirs.transpose(2, 0, 1)[::-1])
+        for a, b, before in zip(ours, host_colours(views), views):
+            hidden = np.isnan(before[:3])
+            assert a.dtype == np.float32
+            np.testing.assert_array_equal(np.isnan(a[:3]), hidden)
+            np.testing.assert_array_equal(a[:3][~hidden], b[~hidden])
+            np.testing.assert_array_equal(a[3:], before[3:])
 
 
 def test_colour_arguments_are_the_hosts():
@@ -558,6 +597,131 @@ def test_a_batch_is_a_tuple_of_tensors_and_labels_of_each_view(
         assert sample.img_path == str(scene[0])
         assert sample.window == window
         assert sample.img_shape == (32, 48)
+
+
+# What travels to the device
+
+
+def piped(scene, window, fill=MEAN, colours=False, size=(32, 48)):
+    """By the pipeline of the configs, or without changes of colour."""
+    steps = [ReadViews(fill), FlipViews()]
+    steps += [PhotoMetricViews()] if colours else []
+    return Compose([*steps, PackViews()])(
+        asked(scene, window, (4, ), size))
+
+
+def bytes_of(sample):
+    labels = [field.data for _, field in sample['data_samples'].items()]
+    return sum(x.nbytes for x in (*sample['inputs'], *labels))
+
+
+@pytest.mark.parametrize('window', [
+    Window(60, 60, 32, 48), Window(60, 60, 50, 70), Window(60, 60, 32, 48, 9.),
+    Window(-10, -10, 32, 48)])
+def test_a_sample_weighs_its_pixels(scene, window):
+    """A byte for each number: also turned, scaled, and outside."""
+    sample = piped(scene, window, colours=True)
+    assert bytes_of(sample) == (2 * 3 + 1 + 16) * 32 * 48
+
+
+def test_a_usual_sample_weighs_less_than_half_of_floats(scene):
+    """As float32, with the local label as int64, it would be 3 MiB."""
+    sample = piped(scene, Window(-60, -50, 256, 256), colours=True,
+                   size=(256, 256))
+    assert bytes_of(sample) == 1507328  # 1.44 MiB
+
+
+@pytest.mark.parametrize('window, fill, narrow, wide', [
+    (Window(60, 60, 32, 48), MEAN, np.uint8, np.float32),
+    (Window(60, 60, 32, 48, 9.), MEAN, np.float32, np.float32),
+    (Window(60, 60, 50, 70), MEAN, np.float32, np.float32),
+    # No byte lies outside, or one does.
+    (Window(-10, 60, 32, 48), MEAN, np.float32, np.float32),
+    (Window(-10, 60, 32, 48), (0, 0, 0), np.uint8, np.float32)])
+def test_views_of_bytes_travel_as_bytes(scene, window, fill, narrow, wide):
+    packed = piped(scene, window, fill)['inputs']
+    assert [x.numpy().dtype for x in packed] == [narrow, wide]
+
+
+def test_overviews_of_bytes_travel_as_bytes(tmp_path, make_scene):
+    scene = make_scene(tmp_path, 'train', 'a',
+                       np.random.randint(0, 256, (3, 320, 320), np.uint8),
+                       np.zeros((320, 320), np.uint8))
+    with rasterio.open(scene[0], 'r+') as raster:
+        raster.build_overviews([4], rasterio.enums.Resampling.average)
+    packed = piped(scene, Window(100, 100, 32, 48))['inputs']
+    assert [x.dtype for x in packed] == [torch.uint8] * 2
+
+
+def test_a_view_arrives_as_it_was(scene):
+    """Whether it travels as bytes or not: bit by bit, in one batch."""
+    windows = [Window(60, 60, 32, 48), Window(-9, 60, 32, 48, 9.),
+               Window(50, 50, 32, 48)]
+    read = [ReadViews(MEAN)(asked(scene, w, (4, ), (32, 48)))
+            for w in windows]
+    batch = pseudo_collate([PackViews()(x) for x in read])
+    assert {x.dtype for x in batch['inputs'][0]} == {
+        torch.uint8, torch.float32}
+    arrived = ViewsDataPreprocessor(MEAN, STD)(batch, True)['inputs']
+    mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
+    for i, view in enumerate(arrived):
+        for found, before in zip(view, read):
+            whole = torch.from_numpy(before['views'][i].copy())
+            assert whole.dtype == torch.float32
+            assert torch.equal(found, (whole - mean) / std)
+
+
+@pytest.mark.parametrize('value, kept', [
+    (0.5, False), (-1, False), (256, False), (1e9, False), (np.nan, False),
+    (np.inf, False), (255, True), (0, True)])
+def test_only_bytes_become_bytes(value, kept):
+    view = np.full((3, 4, 4), 7, np.float32)
+    view[1, 2, 3] = value
+    packed = PackViews()(dict(views=(view, ), labels=()))['inputs'][0]
+    assert packed.dtype == (torch.uint8 if kept else torch.float32)
+    np.testing.assert_array_equal(packed, view)
+
+
+def test_labels_are_pinned_with_their_views(scene, monkeypatch):
+    """By what a data loader asks for (no memory is pinned without a GPU)."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, 'pin_memory',
+                        lambda x: pinned.append(x.nbytes) or x.clone())
+    batch = pseudo_collate([piped(scene, Window(60, 60, 32, 48))] * 2)
+    again = pin_memory(batch)
+    views = [x.nbytes for view in batch['inputs'] for x in view]
+    pixels = 32 * 48
+    assert sorted(pinned) == sorted(views + 2 * [pixels, 16 * pixels])
+    for ours, theirs in zip(again['data_samples'], batch['data_samples']):
+        assert ours.metainfo == theirs.metainfo
+        for i in range(2):
+            assert torch.equal(
+                view_labels([ours], i), view_labels([theirs], i))
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_flips_of_any_type_and_shape_are_numpys(dtype):
+    x = np.random.randint(0, 9, (4, 6, 10)).astype(dtype)
+    for part in (x, x[:, 1:5, 2:7], x[0]):
+        for axes in ((-1, ), (-2, ), (-1, -2)):
+            out = FlipViews(-1 in axes, -2 in axes)(
+                dict(views=(part, ), labels=(part, )))
+            for found in (*out['views'], *out['labels']):
+                np.testing.assert_array_equal(found, np.flip(part, axes))
+                assert found.dtype == dtype
+
+
+@pytest.mark.parametrize('lookup', [
+    label_lookup(5, None, False), label_lookup(5, None, True),
+    label_lookup(5, {0: 4, 1: 255, 3: 0}, False)])
+def test_labels_are_looked_up_or_left(lookup):
+    known = np.flatnonzero(lookup >= 0)
+    label = np.random.choice(known, (40, 60)).astype(np.uint8)
+    found = ids_of_model(label, lookup, 'a.tif')
+    np.testing.assert_array_equal(found, lookup[label])
+    label[3, 4] = 77
+    with pytest.raises(ValueError, match=r'a.tif holds ids \[77\]'):
+        ids_of_model(label, lookup, 'a.tif')
 
 
 def test_a_missing_label_of_a_view_is_named(scene):

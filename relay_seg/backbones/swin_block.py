@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from relay_seg.precision import at_least_fp32
+from relay_seg.precision import autocast_dtype
 
 from .layers import PatchMerging, ShiftWindowMSA, SwinBlockV2
 
@@ -40,6 +40,13 @@ def shift_mask(shape: Shape, size: int, shift: int, num_relay_tokens: int,
     return F.pad(mask.float(), (0, n, 0, n))
 
 
+def length(x: Tensor) -> Tensor:
+    """Norm of vectors, which can be divided by: (..., C) to (..., 1)."""
+    # A padded token is 0. In fp16 so is EPS, and 1 / EPS is out of range.
+    least = max(EPS, torch.finfo(x.dtype).tiny)
+    return x.norm(dim=-1, keepdim=True).clamp(min=least)
+
+
 class RelaySwinBlock(SwinBlockV2):
     """The host's block, with relay tokens in every attention window.
 
@@ -63,9 +70,23 @@ class RelaySwinBlock(SwinBlockV2):
             self.relay_bias = None
         self._kept_bias = None
 
+    # Whatever may change weights lets go of the bias.
+
     def train(self, mode: bool = True) -> 'RelaySwinBlock':
         self._kept_bias = None
         return super().train(mode)
+
+    def init_weights(self) -> None:
+        self._kept_bias = None
+        super().init_weights()
+
+    def _apply(self, *args, **kwargs) -> 'RelaySwinBlock':
+        self._kept_bias = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._kept_bias = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def shift(self, shape: Shape) -> int:
         """Shift of the attention windows on a map of this shape."""
@@ -77,7 +98,9 @@ class RelaySwinBlock(SwinBlockV2):
     def attention_bias(self, shape: Shape) -> Tensor:
         """Bias and shift mask of all attention windows, for any view.
 
-        In evaluation it is computed once, until a weight changes.
+        In evaluation it is computed once for each precision, until a weight
+        changes. Nothing tells of a write through ``.data``: call ``eval()``
+        after it, as a validation does after averaged weights are put in.
 
         Args:
             shape: Height and width of the token map.
@@ -91,7 +114,8 @@ class RelaySwinBlock(SwinBlockV2):
             return self._attention_bias(shape)
         weights = [*self.attn.w_msa.cpb_mlp.parameters()]
         weights += [] if self.relay_bias is None else [self.relay_bias]
-        state = shape, [(w.data_ptr(), w._version) for w in weights]
+        state = (shape, autocast_dtype(weights[0].device.type),
+                 [(w.data_ptr(), w._version) for w in weights])
         if self._kept_bias is None or self._kept_bias[0] != state:
             self._kept_bias = state, self._attention_bias(shape)
         return self._kept_bias[1]
@@ -175,11 +199,9 @@ class RelaySwinBlock(SwinBlockV2):
         qkv = qkv.unflatten(2, (3, msa.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B*nW, H, M*M + R, C/H)
         scale = msa.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
-        # In fp16 a padded token, which is 0, would be divided by 0.
-        q, k = at_least_fp32(q), at_least_fp32(k)
         # As F.normalize(q) * scale, with one tensor less kept for backward.
-        q = q * (scale / q.norm(dim=-1, keepdim=True).clamp(min=EPS))
-        k = k / k.norm(dim=-1, keepdim=True).clamp(min=EPS)
+        q = q * (scale / length(q))
+        k = k / length(k)
         # Masks differ between windows: these join the heads, so that one
         # bias serves the batch.
         q, k, v = (t.reshape(-1, bias.shape[1], *t.shape[2:])

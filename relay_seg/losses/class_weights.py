@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 from mmseg.models.losses.utils import get_class_weight
-from torch import nn
+from torch import Tensor, nn
 
 
 def read_class_weight(
@@ -24,6 +24,25 @@ def read_class_weight(
         raise ValueError(f'class_weight={weights}; use finite numbers of at '
                          'least 0, not all of them 0.')
     return weights
+
+
+def weights_like(loss: nn.Module, logits: Tensor) -> Tensor | None:
+    """Weights of the classes of a loss, of the type and place of logits.
+
+    They are copied there once: a list would be in each step, and the device
+    waited for.
+
+    Args:
+        loss: With ``class_weight``, a list or None.
+        logits: Of any shape.
+    """
+    if loss.class_weight is None:
+        return None
+    kept = getattr(loss, 'kept_weights', None)
+    if kept is None or (kept.dtype, kept.device) != (
+            logits.dtype, logits.device):
+        loss.kept_weights = logits.new_tensor(loss.class_weight)
+    return loss.kept_weights
 
 
 def check_class_weights(module: nn.Module, num_classes: int) -> None:

@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
@@ -5,17 +6,25 @@ from torch import Tensor
 
 from relay_seg.precision import at_least_fp32
 
-from .class_weights import check_class_weights, read_class_weight
+from .class_weights import (
+    check_class_weights,
+    read_class_weight,
+    weights_like,
+)
+
+#: Of the host: the divisor where no pixel is valid.
+EPS = torch.finfo(torch.float32).eps
 
 
 @MODELS.register_module()
 class CheckedCrossEntropyLoss(CrossEntropyLoss):
     """The host's cross-entropy, which also takes weights of classes.
 
-    The host's own fails where ``class_weight`` meets ``avg_non_ignore``.
-    Here that is PyTorch's: the mean over valid pixels, each with the weight
-    of its class, and zero if no pixel is valid. Weights of pixels, such as
-    those of OHEM, scale the costs but not the divisor, as in the host.
+    The host's own fails where ``class_weight`` meets ``avg_non_ignore``, and
+    with the latter waits for the device, to count pixels. Here the mean is
+    PyTorch's: over valid pixels, each with the weight of its class, and zero
+    if no pixel is valid. Weights of pixels, such as those of OHEM, scale the
+    costs but not the divisor, as in the host.
 
     Args:
         class_weight: Weight of each class in the order of the data set, or
@@ -46,18 +55,21 @@ class CheckedCrossEntropyLoss(CrossEntropyLoss):
         """
         check_class_weights(self, cls_score.shape[1])
         mean = (reduction_override or self.reduction) == 'mean'
-        if (self.class_weight is None or self.use_sigmoid or self.use_mask
-                or not self.avg_non_ignore or not mean
-                or avg_factor is not None):
+        if (self.use_sigmoid or self.use_mask or not self.avg_non_ignore
+                or not mean or avg_factor is not None):
             return super().forward(
                 cls_score, label, weight, avg_factor, reduction_override,
                 ignore_index, **kwargs)
         logits = at_least_fp32(cls_score)
-        weights = logits.new_tensor(self.class_weight)
+        weights = weights_like(self, logits)
         costs = F.cross_entropy(logits, label, weights, reduction='none',
                                 ignore_index=ignore_index)
         if weight is not None:
             costs = costs * weight
         valid = label != ignore_index
-        total = weights[label.where(valid, 0)].where(valid, 0).sum()
-        return self.loss_weight * costs.sum() / total.where(total > 0, 1)
+        if weights is None:
+            total = valid.sum().to(logits) + EPS
+        else:
+            total = weights[label.where(valid, 0)].where(valid, 0).sum()
+            total = total.where(total > 0, 1)
+        return self.loss_weight * (costs.sum() / total)

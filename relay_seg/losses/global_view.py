@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 from relay_seg.views import area_mean, center
 
-from .class_weights import check_class_weights, read_class_weight
+from .class_weights import (
+    check_class_weights,
+    read_class_weight,
+    weights_like,
+)
 
 IGNORE = 255
 
@@ -48,7 +52,7 @@ def masked_mean(values: Tensor, mask: Tensor, over_all: bool) -> Tensor:
 
 
 def weighted_mean(logits: Tensor, target: Tensor, mask: Tensor,
-                  weights: Sequence[float]) -> Tensor:
+                  weights: Tensor) -> Tensor:
     """Cross-entropy against class shares, each class with its weight.
 
     For shares of 0 and 1 PyTorch's own with weights; zero if nothing is
@@ -62,7 +66,7 @@ def weighted_mean(logits: Tensor, target: Tensor, mask: Tensor,
         mask: Cells that count, (B, H, W).
         weights: Weight of each class, C.
     """
-    weighted = target * target.new_tensor(weights)[:, None, None]
+    weighted = target * weights[:, None, None]
     weighted = weighted.where(mask[:, None], 0)
     total = weighted.sum()
     costs = soft_cross_entropy(logits, weighted)
@@ -116,9 +120,10 @@ class GlobalViewLoss(nn.Module):
             logits = center(logits, factor)
         target, valid = soft_labels(
             label, logits.shape[1], factor, dtype=logits.dtype)
-        if self.class_weight is not None:
+        weights = weights_like(self, logits)
+        if weights is not None:
             return self.loss_weight * weighted_mean(
-                logits, target, valid, self.class_weight)
+                logits, target, valid, weights)
         loss = soft_cross_entropy(logits, target)
         return self.loss_weight * masked_mean(loss, valid,
                                               not self.avg_non_ignore)
@@ -163,8 +168,9 @@ class AgreementLoss(nn.Module):
         if self.mask_ignored:
             valid = F.max_pool2d(
                 (label == IGNORE).to(target.dtype)[:, None], factor)[:, 0] == 0
-        if self.class_weight is not None:
+        weights = weights_like(self, logits)
+        if weights is not None:
             return self.loss_weight * weighted_mean(
-                logits, target, valid, self.class_weight)
+                logits, target, valid, weights)
         loss = soft_cross_entropy(logits, target)
         return self.loss_weight * masked_mean(loss, valid, False)

@@ -3,11 +3,12 @@ from torch import Tensor
 
 from relay_seg.views import Views
 
+from .head_losses import HeadLosses
 from .slide import SlideEncoderDecoder
 
 
 @MODELS.register_module()
-class PlainEncoderDecoder(SlideEncoderDecoder):
+class PlainEncoderDecoder(HeadLosses, SlideEncoderDecoder):
     """The host's segmentor on the data path of relay models.
 
     An ordinary backbone that sees the local view only, with the same

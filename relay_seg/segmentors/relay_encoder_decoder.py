@@ -12,11 +12,12 @@ from relay_seg.precision import at_least_fp32
 from relay_seg.structures import view_labels
 from relay_seg.views import Pyramid, Views
 
+from .head_losses import HeadLosses, head_losses
 from .slide import SlideEncoderDecoder
 
 
 @MODELS.register_module()
-class RelayEncoderDecoder(SlideEncoderDecoder):
+class RelayEncoderDecoder(HeadLosses, SlideEncoderDecoder):
     """Segmentor that looks at each window and at its surroundings.
 
     The backbone turns views into one pyramid each; neck and head are shared.
@@ -74,21 +75,21 @@ class RelayEncoderDecoder(SlideEncoderDecoder):
         """
         features = self.extract_all(inputs)
         logits = at_least_fp32(self.decode_head(features)).chunk(len(inputs))
+        logits = tuple(
+            resize(x, inputs[0].shape[-2:], mode='bilinear',
+                   align_corners=self.align_corners) for x in logits)
         losses = add_prefix(
-            self.decode_head.loss_by_feat(logits[0], data_samples), 'decode')
+            head_losses(self.decode_head, logits[0], data_samples), 'decode')
         if self.with_auxiliary_head:
             local = [level.chunk(len(inputs))[0] for level in features]
             losses.update(
                 self._auxiliary_head_forward_train(local, data_samples))
-        losses.update(self._global_losses(logits, inputs, data_samples))
+        losses.update(self._global_losses(logits, data_samples))
         return losses
 
-    def _global_losses(self, logits: Sequence[Tensor], views: Views,
+    def _global_losses(self, logits: Sequence[Tensor],
                        data_samples: list[SegDataSample]) -> dict:
-        size = views[0].shape[-2:]
-        local_logits, *global_logits = (
-            resize(x, size, mode='bilinear', align_corners=self.align_corners)
-            for x in logits)
+        local_logits, *global_logits = logits
         label = view_labels(data_samples, 0)
         losses = {}
         for i, (factor, x) in enumerate(

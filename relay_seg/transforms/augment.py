@@ -1,4 +1,5 @@
 """Augmentations that draw once and treat all views alike."""
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.datasets.transforms import PhotoMetricDistortion
@@ -28,16 +29,28 @@ class FlipViews(BaseTransform):
             if np.random.rand() < prob:
                 for key in ('views', 'labels'):
                     results[key] = tuple(
-                        np.flip(x, axis) for x in results[key])
+                        _flip(x, axis) for x in results[key])
         return results
+
+
+def _flip(x: np.ndarray, axis: int) -> np.ndarray:
+    """A flipped image (..., H, W).
+
+    Rows are reversed in place of being copied backwards later, value by
+    value.
+    """
+    if axis == -2:
+        return np.flip(x, axis)
+    return cv2.flip(x.reshape(-1, x.shape[-1]), 1).reshape(x.shape)
 
 
 @TRANSFORMS.register_module()
 class PhotoMetricViews(BaseTransform):
     """The host's ``PhotoMetricDistortion``, the same for all views.
 
-    Changes the first three bands, red, green and blue from 0 to 255. Pixels
-    outside the scene change too.
+    Changes the first three bands, red, green and blue from 0 to 255, which
+    are rounded. Pixels outside the scene change too. Views of nothing but
+    these three are uint8 afterwards, if they have data everywhere.
 
     Modified Keys: views.
 
@@ -46,7 +59,7 @@ class PhotoMetricViews(BaseTransform):
     """
 
     def __init__(self, **kwargs) -> None:
-        self.distort = PhotoMetricDistortion(**kwargs)
+        self.distort = TabledDistortion(**kwargs)
 
     def transform(self, results: dict) -> dict:
         views = results['views']
@@ -54,21 +67,56 @@ class PhotoMetricViews(BaseTransform):
             raise ValueError(
                 f'PhotoMetricViews changes red, green and blue but views have '
                 f'{len(views[0])} bands; take it out of the pipeline.')
-        rgb = np.concatenate([view[:3] for view in views], axis=1)
-        if np.nanmax(rgb, initial=0) > MOST or np.nanmin(rgb, initial=0) < 0:
-            raise ValueError(
-                f'{results.get("img_path", "a scene")} has values from '
-                f'{np.nanmin(rgb):g} to {np.nanmax(rgb):g}; PhotoMetricViews '
-                'changes red, green and blue from 0 to 255. Take it out of '
-                'the pipeline.')
         # One image of all views above each other, as the host wants it.
-        image = np.nan_to_num(rgb)[::-1].transpose(1, 2, 0)
-        image = image.round().clip(0, 255)
-        image = np.ascontiguousarray(image.astype(np.uint8))
+        image = np.concatenate([
+            _interleaved(view, results.get('img_path', 'a scene'))
+            for view in views])
         image = self.distort(dict(img=image))['img']
-        rgb = image.astype(np.float32).transpose(2, 0, 1)[::-1]
         results['views'] = tuple(
-            np.concatenate((np.where(np.isnan(view[:3]), view[:3], new),
-                            view[3:]))
-            for new, view in zip(np.split(rgb, len(views), axis=1), views))
+            _recoloured(view, part)
+            for view, part in zip(views, np.split(image, len(views))))
         return results
+
+
+class TabledDistortion(PhotoMetricDistortion):
+    """The host's, draw by draw and value by value, by tables of bytes."""
+
+    def convert(self, img: np.ndarray, alpha: float = 1,
+                beta: float = 0) -> np.ndarray:
+        values = np.arange(MOST + 1, dtype=np.uint8)
+        return cv2.LUT(img, super().convert(values, alpha, beta))
+
+    def hue(self, img: np.ndarray) -> np.ndarray:
+        if not np.random.randint(2):
+            return img
+        turned = np.arange(MOST + 1) + np.random.randint(
+            -self.hue_delta, self.hue_delta)
+        img = cv2.cvtColor(img, cv2.COLOR_BGR2HSV)
+        img[..., 0] = cv2.LUT(img[..., 0], (turned % 180).astype(np.uint8))
+        return cv2.cvtColor(img, cv2.COLOR_HSV2BGR)
+
+
+def _interleaved(view: np.ndarray, path: str) -> np.ndarray:
+    """Blue, green and red of a view as the host has them, (H, W, 3) uint8."""
+    colours = view[:3]
+    if colours.dtype != np.uint8:
+        hidden = np.isnan(colours)
+        if hidden.any():
+            colours = np.where(hidden, 0, colours)
+        if colours.min() < 0 or colours.max() > MOST:
+            raise ValueError(
+                f'{path} has values from {np.nanmin(view[:3]):g} to '
+                f'{np.nanmax(view[:3]):g}; PhotoMetricViews changes red, '
+                'green and blue from 0 to 255. Take it out of the pipeline.')
+        colours = np.rint(colours).astype(np.uint8)
+    return cv2.merge(tuple(colours[::-1]))
+
+
+def _recoloured(view: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A view with the colours of an image; no data and other bands stay."""
+    colours = np.stack(cv2.split(image)[::-1])
+    if view.dtype != np.uint8:
+        hidden = np.isnan(view[:3])
+        if hidden.any():
+            colours = np.where(hidden, view[:3], colours)
+    return np.concatenate((colours, view[3:])) if len(view) > 3 else colours

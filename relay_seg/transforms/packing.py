@@ -5,9 +5,8 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmengine.structures import PixelData
 from mmseg.registry import TRANSFORMS
-from mmseg.structures import SegDataSample
 
-from relay_seg.structures import label_field
+from relay_seg.structures import ViewsSample, label_field
 
 
 @TRANSFORMS.register_module()
@@ -15,8 +14,9 @@ class PackViews(BaseTransform):
     """Pack views and labels for a model.
 
     Required Keys: views, labels. Gives ``inputs``, a tuple of views, local
-    first, and ``data_samples``, a ``SegDataSample`` with a label for each
-    view (see :mod:`relay_seg.structures`).
+    first, and ``data_samples``, a ``ViewsSample`` with a label for each view
+    (see :mod:`relay_seg.structures`). They are small on the way to the
+    device: labels are uint8, and so is a view that holds nothing but bytes.
 
     Args:
         meta_keys: Keys to keep as metas of the sample.
@@ -28,15 +28,21 @@ class PackViews(BaseTransform):
         self.meta_keys = tuple(meta_keys)
 
     def transform(self, results: dict) -> dict:
-        sample = SegDataSample(
+        sample = ViewsSample(
             metainfo={k: results[k] for k in self.meta_keys if k in results})
         for i, label in enumerate(results['labels']):
-            # The host's losses want int64 for the local view; a global label
-            # has k * k times its pixels and stays small.
-            dtype = np.int64 if i == 0 else np.uint8
-            label = torch.from_numpy(np.ascontiguousarray(label, dtype))
+            label = torch.from_numpy(np.ascontiguousarray(label))
             sample.set_data({label_field(i): PixelData(data=label[None])})
         views = tuple(
-            torch.from_numpy(np.ascontiguousarray(view))
+            torch.from_numpy(np.ascontiguousarray(as_bytes(view)))
             for view in results['views'])
         return dict(inputs=views, data_samples=sample)
+
+
+def as_bytes(view: np.ndarray) -> np.ndarray:
+    """A view as uint8 if all of its numbers are bytes; else as it is."""
+    if view.dtype == np.uint8:
+        return view
+    with np.errstate(invalid='ignore'):  # NaN is no byte
+        whole = view.astype(np.uint8)
+    return whole if np.array_equal(whole, view) else view

@@ -6,7 +6,13 @@ from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
 from relay_seg.datasets.balance import class_places, labelled_places
-from relay_seg.datasets.labels import IGNORE, as_ids, map_labels
+from relay_seg.datasets.labels import (
+    IGNORE,
+    UNKNOWN,
+    as_ids,
+    label_lookup,
+    map_labels,
+)
 from relay_seg.rasters import (
     choose_bands,
     open_raster,
@@ -251,7 +257,7 @@ class ReadViews(BaseTransform):
             else:
                 label = resample(read, region, tuple(
                     side * widest for side in size), smooth=False)[0]
-        label = map_labels(label, results['label_lookup'], path)
+        label = ids_of_model(label, results['label_lookup'], path)
         # The labels of narrower views are its middle, to the pixel.
         whole = Window(0, 0, *size)
         origin = surroundings(whole, widest)
@@ -261,6 +267,25 @@ class ReadViews(BaseTransform):
             y, x = part.top - origin.top, part.left - origin.left
             labels.append(label[y:y + part.height, x:x + part.width])
         return tuple(labels)
+
+
+def ids_of_model(label: np.ndarray, lookup: np.ndarray,
+                 path: str) -> np.ndarray:
+    """As :func:`relay_seg.datasets.labels.map_labels`, in a glance if it can.
+
+    Where all ids of a file mean what they say, its largest one tells that
+    there is nothing to look up.
+
+    Args:
+        label: uint8.
+        lookup: See :func:`relay_seg.datasets.labels.label_lookup`.
+        path: The file, for messages.
+    """
+    classes = np.count_nonzero(lookup != UNKNOWN) - 1  # but for ignored
+    if (np.array_equal(lookup, label_lookup(classes, None, False))
+            and (label + np.uint8(1)).max(initial=0) <= classes):
+        return label  # ignored, 255, has become 0
+    return map_labels(label, lookup, path)
 
 
 @TRANSFORMS.register_module()
