@@ -36,7 +36,9 @@ class Fault(Hook):
             if kind == 'kill':
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind == 'bad':  # what an image of infinite values gives
-                data_batch['inputs'][0][0][:] = float('inf')
+                (first, *local), *wider = data_batch['inputs']
+                first = torch.full(first.shape, float('inf'))
+                data_batch['inputs'] = [[first, *local], *wider]
                 return
             raise KeyError('raised on purpose')
 
