@@ -549,6 +549,8 @@ LOSSES = {
     'lovasz': dict(loss_decode=dict(
         _delete_=True, type='LovaszLoss', reduction='none',
         class_weight=FIVE)),
+    'two of one name': dict(loss_decode=[dict(
+        type='CheckedCrossEntropyLoss', avg_non_ignore=True)] * 2),
 }
 
 

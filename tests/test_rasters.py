@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay_seg.rasters import EXACT_OVERVIEWS, raster_reader, reused_raster
@@ -39,6 +39,10 @@ def converted(tmp_path_factory):
 @given(factor=st.sampled_from([2, 4, 8, 16]), top=st.integers(-10, 30),
        left=st.integers(-10, 40), height=st.integers(1, 12),
        width=st.integers(1, 12), kind=st.sampled_from(['uint8', 'float32']))
+@example(factor=2, top=95, left=150, height=12, width=12, kind='float32')
+@example(factor=4, top=45, left=70, height=12, width=12, kind='float32')
+@example(factor=8, top=20, left=30, height=12, width=12, kind='float32')
+@example(factor=16, top=5, left=12, height=12, width=12, kind='uint8')
 def test_reading_through_overviews_is_the_exact_area_mean(
         converted, factor, top, left, height, width, kind):
     path, image = converted[kind]

@@ -416,6 +416,17 @@ def test_a_window_of_a_file_that_ends_too_early_is_named(
         ReadViews(MEAN)(asked(scene, Window(100, 100, 32, 48)))
 
 
+def test_a_whole_small_scene_that_ends_too_early_is_named(
+        tmp_path, make_scene):
+    """GDAL reads a whole PNG in another way, which does not notice."""
+    scene = make_scene(tmp_path, 'train', 'a', suffix='.png')
+    damage(scene[0], 'half')
+    window = Window(0, 0, *SHAPE)
+    for _ in range(2):
+        with pytest.raises(ValueError, match='img_dir.*a.png cannot be read'):
+            ReadViews(MEAN)(asked(scene, window, ()))
+
+
 def test_a_file_that_is_gone_is_named(scene):
     scene[0].unlink()
     for read in (ReadViews(MEAN), ReadScene(3)):
