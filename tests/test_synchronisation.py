@@ -205,6 +205,7 @@ SETTINGS = {
             type='GlobalViewLoss', class_weight=WEIGHTS),
         'model.loss_agree': dict(type='AgreementLoss', class_weight=WEIGHTS)},
     'auxiliary heads': {'model.auxiliary_head': [AUXILIARY] * 2},
+    'relative bands': {'model.relative_bands': [0, 2]},
 }
 
 

@@ -40,7 +40,7 @@ TRAINING = ('model', 'train_dataloader', 'val_dataloader', 'optim_wrapper',
 ROOT_KEY = 'train_dataloader.dataset.data_root'
 #: Of these, what says where and how fast, and how a model is tested.
 NO_TRAINING = re.compile(
-    r'model\.test_cfg\.|default_hooks\.logger\.'
+    r'model\.test_cfg\.|default_hooks\.(logger|runtime_info)\.'
     r'|\w+_dataloader\.(dataset\.data_root|num_workers|persistent_workers'
     r'|prefetch_factor|pin_memory)$')
 

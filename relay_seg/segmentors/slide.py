@@ -292,10 +292,9 @@ class SlideEncoderDecoder(EncoderDecoder):
 
     def _finish(self, view: Tensor) -> Tensor:
         if self.relative_bands:
-            bands = list(self.relative_bands)
-            mean = view[:, bands].nanmean(dim=(-2, -1), keepdim=True)
             offset = torch.zeros_like(view[:, :, :1, :1])
-            offset[:, bands] = mean
+            for band in self.relative_bands:  # a list would be an upload
+                offset[:, band] = view[:, band].nanmean((-2, -1), keepdim=True)
             view = view - offset
         return view.where(~view.isnan(), 0.)
 
