@@ -364,6 +364,7 @@ class Nothing(BaseModel):
 def make_runner(folder, **env_cfg):
     return RelayRunner(
         model=Nothing(), work_dir=str(folder), env_cfg=env_cfg,
+        default_scope='mmseg',
         experiment_name=f'{folder.name}{len(env_cfg)}', log_level='ERROR')
 
 

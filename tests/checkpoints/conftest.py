@@ -17,9 +17,12 @@ def log():
             messages.append(record.getMessage())
 
     logger, keep = MMLogger.get_current_instance(), Keep()
+    level = logger.level  # which another test may have raised
     logger.addHandler(keep)
+    logger.setLevel('INFO')
     yield messages
     logger.removeHandler(keep)
+    logger.setLevel(level)
 
 
 @pytest.fixture
