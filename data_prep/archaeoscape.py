@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+from classes import metainfo
 from command import Converter, Plan, run
 from labels import IGNORE
 from parcels import Kinds, kinds_of, open_parcel
 from running import Task
 from vectors import check_overlap, faults, read_vectors
 
-from relay_seg.datasets import ArchaeoscapeDataset
-
-CLASSES = ArchaeoscapeDataset.METAINFO['classes']
+METAINFO = metainfo('ARCHAEOSCAPE')
+CLASSES = METAINFO['classes']
 LAST_TRAIN, LAST_VAL, LAST_TEST = 16, 19, 23
 NAME_COLUMNS = ('index', 'name')
 #: Later kinds lie over earlier ones: temples stand on mounds, mounds rise
@@ -97,7 +97,7 @@ def plan(raw: Path, repair: bool) -> Plan:
 
 
 CONVERTER = Converter(
-    'archaeoscape', CLASSES, ArchaeoscapeDataset.METAINFO['palette'], plan,
+    'archaeoscape', CLASSES, METAINFO['palette'], plan,
     published=dict(train=LAST_TRAIN, val=LAST_VAL - LAST_TRAIN,
                    test=LAST_TEST - LAST_VAL),
     options=dict(repair=dict(

@@ -10,15 +10,15 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from classes import metainfo
 from command import TRIM_OPTION, Converter, Plan, run
 from folders import files_by_stem, find_folder, pair
 from labels import IGNORE, open_ids
 from running import Task
 from scenes import Pair, open_pair
 
-from relay_seg.datasets import CityscapesSceneDataset
-
-CLASSES = CityscapesSceneDataset.METAINFO['classes']
+METAINFO = metainfo('CITYSCAPES')
+CLASSES = METAINFO['classes']
 IMAGE_ENDING, LABEL_ENDING = '_leftImg8bit', '_gtFine_labelIds'
 #: Official splits with public labels. Those of test are blank.
 LABELLED = ('train', 'val')
@@ -79,7 +79,7 @@ def plan(raw: Path, trim: bool) -> Plan:
 
 
 CONVERTER = Converter(
-    'cityscapes', CLASSES, CityscapesSceneDataset.METAINFO['palette'], plan,
+    'cityscapes', CLASSES, METAINFO['palette'], plan,
     published=dict(train=2975, val=500), options=dict(trim=TRIM_OPTION))
 
 

@@ -9,11 +9,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from classes import metainfo
 from mmengine.utils import track_iter_progress
 from PIL import Image
 from writing import JPEG, write_image, write_label
-
-from relay_seg.datasets import DubaiDataset
 
 #: The scenes in data_prep/sample/dubai, chosen for size and mix of classes.
 SAMPLE = {2: 'train', 3: 'train', 6: 'train', 1: 'test'}
@@ -60,7 +59,7 @@ def main() -> None:
     parser.add_argument('raw', type=Path, help='folder with images/, masks/')
     parser.add_argument('out', type=Path, help='folder to write')
     args = parser.parse_args()
-    palette = DubaiDataset.METAINFO['palette']
+    palette = metainfo('DUBAI')['palette']
     for scene, split in track_iter_progress(list(SAMPLE.items())):
         image, label = read_scene(args.raw, scene)
         name = f'scene{scene}.tif'

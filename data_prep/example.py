@@ -13,10 +13,9 @@ import pyogrio.raw
 import rasterio
 import shapely
 from affine import Affine
+from classes import metainfo
 from rasterio.features import shapes
-
-from relay_seg.datasets import DubaiDataset
-from relay_seg.rasters import open_raster
+from sources import open_source
 
 SAMPLE = Path(__file__).parent / 'sample' / 'dubai'
 PLANE = 'EPSG:32640'
@@ -35,11 +34,11 @@ def write_example(out: Path, longest: int | None = None) -> int:
     """
     (out / 'rasters').mkdir(parents=True, exist_ok=True)
     polygons, kinds = [], []
-    names = DubaiDataset.METAINFO['classes']
+    names = metainfo('DUBAI')['classes']
     for number, path in enumerate(sorted(SAMPLE.glob('img_dir/*/*.tif'))):
         place = Affine(SIDE, 0, 500000 + APART * number, 0, -SIDE, 2800000)
         label_path = SAMPLE / 'ann_dir' / path.parent.name / path.name
-        with open_raster(path) as image, open_raster(label_path) as label:
+        with open_source(path) as image, open_source(label_path) as label:
             pixels = image.read()[:, :longest, :longest]
             ids = label.read(1)[:longest, :longest]
         with rasterio.open(

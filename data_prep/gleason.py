@@ -11,6 +11,7 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from classes import metainfo
 from command import TRIM_OPTION, Converter, Plan, run
 from folders import files_by_stem, find_folder, pair
 from labels import IGNORE, open_ids
@@ -18,9 +19,8 @@ from running import Task
 from scenes import Pair, open_pair
 from votes import open_votes
 
-from relay_seg.datasets import GleasonDataset
-
-CLASSES = GleasonDataset.METAINFO['classes']
+METAINFO = metainfo('GLEASON')
+CLASSES = METAINFO['classes']
 NAME = re.compile(r'slide(\d+)_core(\d+)')
 MAP_ENDING = '_classimg_nonconvex'
 EXPERTS = range(1, 7)
@@ -145,7 +145,7 @@ def plan(raw: Path, zero: str, trim: bool, votes: str) -> Plan:
 
 
 CONVERTER = Converter(
-    'gleason', CLASSES, GleasonDataset.METAINFO['palette'], plan,
+    'gleason', CLASSES, METAINFO['palette'], plan,
     options=dict(
         zero=dict(choices=list(ZERO), default='benign',
                   help='what becomes of pixels outside the annotation '

@@ -8,6 +8,7 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from classes import metainfo
 from command import TRIM_OPTION, Converter, Plan, run
 from folders import files_by_stem, pair
 from labels import IGNORE, open_colours
@@ -15,9 +16,8 @@ from manifest import SPLITS
 from running import Task
 from scenes import Pair, open_pair
 
-from relay_seg.datasets import URURDataset
-
-CLASSES = URURDataset.METAINFO['classes']
+METAINFO = metainfo('URUR')
+CLASSES = METAINFO['classes']
 IMAGES, LABELS = ('.tif', '.tiff', '.png'), ('.png', '.tif', '.tiff')
 #: Colours of the labels in circulation. A file uses one of the tables; what
 #: they share, black, means the same in both.
@@ -74,7 +74,7 @@ def plan(raw: Path, trim: bool) -> Plan:
 
 
 CONVERTER = Converter(
-    'urur', CLASSES, URURDataset.METAINFO['palette'], plan,
+    'urur', CLASSES, METAINFO['palette'], plan,
     published=dict(train=2157, val=280, test=571),
     options=dict(trim=TRIM_OPTION))
 

@@ -3,11 +3,17 @@ import numpy as np
 import pytest
 import rasterio
 from mmengine.dataset import pseudo_collate
+from mmseg.datasets import CityscapesDataset
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
 from mmseg.registry import DATASETS
 
 from relay_seg.data_preprocessor import ViewsDataPreprocessor
-from relay_seg.datasets import DubaiDataset, GleasonDataset, SceneDataset
+from relay_seg.datasets import (
+    CityscapesSceneDataset,
+    DubaiDataset,
+    GleasonDataset,
+    SceneDataset,
+)
 from relay_seg.datasets.labels import label_lookup, map_labels
 from relay_seg.transforms import (
     FlipViews,
@@ -116,6 +122,10 @@ def test_data_sets_are_registered_with_a_colour_for_each_class(
     assert len(set(classes)) == len(classes) == len(palette)
     if name != 'SceneDataset':
         assert len(set(map(tuple, palette))) == len(classes)
+
+
+def test_cityscapes_has_the_classes_of_the_host():
+    assert CityscapesSceneDataset.METAINFO == CityscapesDataset.METAINFO
 
 
 # Labels

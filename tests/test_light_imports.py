@@ -10,10 +10,14 @@ import pytest
 from relay_seg.checkpoints.converting import TARGETS
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [f'tools/{name}.py' for name in (
-    'convert_checkpoint', 'describe', 'export', 'predict',
-    'publish_checkpoint', 'reproduce', 'results_table', 'test', 'train',
-    'view')] + ['benchmarks/gpu_check.py', 'data_prep/custom.py']
+COMMANDS = [f'{folder}/{name}.py' for folder, names in {
+    'benchmarks': ['gpu_check'],
+    'data_prep': ['archaeoscape', 'cityscapes', 'custom', 'dubai', 'example',
+                  'gleason', 'urur'],
+    'tools': ['convert_checkpoint', 'describe', 'export', 'predict',
+              'publish_checkpoint', 'reproduce', 'results_table', 'test',
+              'train', 'view'],
+}.items() for name in names]
 #: Each of these takes a second or more.
 HEAVY = {'torch', 'mmcv', 'mmseg', 'mmpretrain', 'relay_seg', 'scipy'}
 

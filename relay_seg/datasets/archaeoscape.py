@@ -1,5 +1,6 @@
 from mmseg.registry import DATASETS
 
+from .classes import ARCHAEOSCAPE
 from .scene_dataset import SceneDataset
 
 
@@ -12,8 +13,4 @@ class ArchaeoscapeDataset(SceneDataset):
     NeurIPS 2024.
     """
 
-    METAINFO = dict(
-        classes=('background', 'mound', 'water', 'temple_site'),
-        palette=[[200, 200, 200], [190, 120, 60], [60, 130, 220],
-                 [220, 50, 50]],
-        pixel_size=0.5)
+    METAINFO = ARCHAEOSCAPE | dict(pixel_size=0.5)

@@ -1,6 +1,6 @@
-from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
+from .classes import CITYSCAPES
 from .scene_dataset import SceneDataset
 
 
@@ -12,4 +12,4 @@ class CityscapesSceneDataset(SceneDataset):
     the folders of the download; this one reads converted scenes.
     """
 
-    METAINFO = CityscapesDataset.METAINFO
+    METAINFO = CITYSCAPES

@@ -1,5 +1,6 @@
 from mmseg.registry import DATASETS
 
+from .classes import DUBAI
 from .scene_dataset import SceneDataset
 
 
@@ -11,7 +12,4 @@ class DubaiDataset(SceneDataset):
     Mohammed Bin Rashid Space Centre, CC0 1.0.
     """
 
-    METAINFO = dict(
-        classes=('building', 'land', 'road', 'vegetation', 'water'),
-        palette=[[60, 16, 152], [132, 41, 246], [110, 193, 228],
-                 [254, 221, 58], [226, 169, 41]])
+    METAINFO = DUBAI

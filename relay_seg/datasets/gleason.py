@@ -1,5 +1,6 @@
 from mmseg.registry import DATASETS
 
+from .classes import GLEASON
 from .scene_dataset import SceneDataset
 
 
@@ -10,7 +11,4 @@ class GleasonDataset(SceneDataset):
     Labels are the majority of up to six pathologists.
     """
 
-    METAINFO = dict(
-        classes=('benign', 'gleason_3', 'gleason_4', 'gleason_5'),
-        palette=[[190, 220, 190], [250, 210, 80], [240, 130, 50],
-                 [190, 30, 45]])
+    METAINFO = GLEASON

@@ -1,5 +1,6 @@
 from mmseg.registry import DATASETS
 
+from .classes import URUR
 from .scene_dataset import SceneDataset
 
 
@@ -11,9 +12,4 @@ class URURDataset(SceneDataset):
     Benchmark", CVPR 2023.
     """
 
-    METAINFO = dict(
-        classes=('others', 'building', 'greenhouse', 'woodland', 'farmland',
-                 'bareland', 'water', 'road'),
-        palette=[[0, 0, 0], [230, 230, 230], [100, 100, 100],
-                 [200, 230, 160], [95, 163, 7], [255, 255, 100],
-                 [150, 200, 250], [240, 100, 80]])
+    METAINFO = URUR

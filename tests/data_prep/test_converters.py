@@ -2,6 +2,7 @@
 import hashlib
 import json
 import shutil
+import sys
 
 import archaeoscape
 import cityscapes
@@ -12,6 +13,7 @@ import pytest
 import rasterio
 import raw_folders
 import urur
+from classes import metainfo
 from PIL import Image
 from writing import write_label
 
@@ -333,6 +335,12 @@ def test_a_folder_of_something_else_is_refused(name, places, capsys):
     assert not out.exists()
 
 
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'relay_seg', None)
+    with pytest.raises(ModuleNotFoundError, match='run `pip install -e .`'):
+        metainfo('URUR')
+
+
 def test_archives_unpacked_into_folders_of_their_names(places):
     raw, out = places
     truth = raw_folders.make_cityscapes(raw)
@@ -363,5 +371,5 @@ def test_parts_of_a_dubai_scene_may_be_a_pixel_off(places):
     assert image.shape == (3, 95, 122)
     assert np.abs(image.transpose(1, 2, 0).astype(int) - whole).max() < 9
     np.testing.assert_array_equal(found, label)
-    write_label(out / 'a.tif', found, dubai.DubaiDataset.METAINFO['palette'])
+    write_label(out / 'a.tif', found, metainfo('DUBAI')['palette'])
     np.testing.assert_array_equal(read(out / 'a.tif')[0], label)
