@@ -4,9 +4,10 @@
     python benchmarks/gpu_check.py [OUT] --smoke     does it run? on a CPU
     python benchmarks/gpu_check.py --tables OUT      into docs/performance.md
 
-Each part is a process of its own, which is ended when its time is over.
-Every result is in OUT/results.jsonl as soon as it is known, and what the
-parts print in OUT/log.txt. Exit code: 0 if all checks passed.
+Parts run one after the other in a process that is ended, and started anew for
+the rest, when the time of a part is over or it fails. Every result is in
+OUT/results.jsonl as soon as it is known, and what the parts print in
+OUT/log.txt. Exit code: 0 if all checks passed.
 """
 import argparse
 import json
@@ -18,6 +19,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -26,7 +28,8 @@ from gpu import records, tables
 ROOT = Path(__file__).resolve().parents[1]
 PASSED, FAILED, NO_GPU, INTERRUPTED = 0, 1, 3, 130
 MINUTES, SMOKE_MINUTES = 9., 45.
-ENDING = 5.  # seconds that a part has to end itself
+#: Seconds: until imports are done, between looks, for a part to end itself.
+STARTING, LOOKING, ENDING = 120., 0.2, 5.
 
 
 @dataclass(frozen=True)
@@ -45,66 +48,109 @@ class Part:
 
 #: In this order; the last one takes what time is left.
 PARTS = {
-    'machine': Part('machine', 60),
-    'backbones': Part('correctness', 70, checks=True),
-    'scenes': Part('correctness', 50, checks=True),
-    'trainings': Part('trainings', 80, checks=True),
-    'compiling': Part('correctness', 75, checks=True),
-    'speed': Part('speed', 100),
-    'kernels': Part('speed', 40),
-    'compiled': Part('speed', 60),
-    'predicting': Part('predicting', 80),
+    'machine': Part('machine', 30),
+    'backbones': Part('correctness', 60, checks=True),
+    'scenes': Part('correctness', 40, checks=True),
+    'trainings': Part('trainings', 110, checks=True),
+    'compiling': Part('correctness', 100, checks=True),
+    'speed': Part('speed', 90),
+    'kernels': Part('speed', 45),
+    'predicting': Part('predicting', 60),
+    'compiled': Part('speed', 90),
     'evidence': Part('evidence', float('inf')),
 }
 
 
-def run_part(args: argparse.Namespace) -> int:
-    """Run one part in this process, which nothing else is run in."""
+def run_parts(args: argparse.Namespace) -> int:
+    """Run parts in this process, until one fails."""
     import torch
     if not args.smoke and not torch.cuda.is_available():
         return NO_GPU
-    from gpu.setting import Setting
-    setting = Setting('cpu' if args.smoke else 'cuda', args.smoke,
-                      args.scratch, args.until)
-    module = import_module(f'gpu.{PARTS[args.part].module}')
+    from gpu.setting import Setting, reset
+    device = 'cpu' if args.smoke else 'cuda'
     raw = {task: Path(folder) for task, folder in args.raw.items()}
-    getattr(module, args.part)(
-        setting, records.Records(args.out, args.part),
-        *([raw] if args.part == 'evidence' else []))
+    for name in args.part:
+        now = time.monotonic()
+        limit = min(PARTS[name].limit * args.pace, args.until - now)
+        tell = partial(records.append, args.out)
+        if limit <= 0:
+            tell(dict(part=name, kind='end', how='no time was left',
+                      seconds=0))
+            continue
+        tell(dict(part=name, kind='begin', until=now + limit))
+        try:
+            with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+                setting = Setting(device, args.smoke, Path(scratch),
+                                  now + limit)
+                getattr(import_module(f'gpu.{PARTS[name].module}'), name)(
+                    setting, records.Records(args.out, name),
+                    *([raw] if name == 'evidence' else []))
+            reset(device)  # fails where a kernel has failed
+        except Exception:
+            text = traceback.format_exc()
+            print(text, flush=True)
+            tell(dict(part=name, kind='traceback', text=text[-6000:]))
+            return FAILED
+        tell(dict(part=name, kind='end', how='done', code=PASSED,
+                  seconds=round(time.monotonic() - now, 1)))
     return PASSED
 
 
-def watch(name: str, command: list[str], out: Path, limit: float,
-          env: dict[str, str]) -> int:
-    """Run a part, end it when its time is over, and keep how it ended."""
-    start = time.monotonic()
+def watch(names: list[str], command: list[str], out: Path,
+          env: dict[str, str], starting: float) -> tuple[list[str], int]:
+    """Run parts, end one whose time is over, and keep how it ended.
+
+    Args:
+        names: Parts that the process runs.
+        command: Its words.
+        out: Folder of the results.
+        env: Its environment.
+        starting: Seconds until the first part has begun.
+
+    Returns:
+        Parts that are still to be run, in another process, and how this
+        process ended; None if it was ended.
+    """
+    before, start = len(records.read(out)), time.monotonic()
     with (tempfile.TemporaryDirectory() as scratch,
           (out / 'log.txt').open('a') as log):
-        log.write(f'\n== {name} ==\n')
+        log.write(f'\n== {", ".join(names)} ==\n')
         log.flush()
         since = log.tell()
         process = subprocess.Popen(
             [*command, '--scratch', scratch], stdout=log,
             stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        code, until, shown = None, start + starting, 0
         try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            code = None
+            while code is None and time.monotonic() < until:
+                try:
+                    code = process.wait(LOOKING)
+                except subprocess.TimeoutExpired:
+                    pass
+                found = records.read(out)[before:]
+                ends = [r['part'] for r in found if r['kind'] == 'end']
+                for name in ends[shown:]:
+                    print(tables.line(name, records.read(out)), flush=True)
+                shown = len(ends)
+                begun = [r for r in found if r['kind'] == 'begin']
+                until = begun[-1]['until'] if begun else until
         finally:  # also when this process is interrupted
             end(process)
-    ending = {None: 'its time was over', PASSED: 'done',
-              NO_GPU: 'no GPU'}.get(code, 'failed')
+    if code in (PASSED, NO_GPU):
+        return [], code
+    last = begun[-1]['part'] if begun else names[0]
     records.append(out, dict(
-        part=name, kind='end', how=ending, code=code,
+        part=last, kind='end', code=code,
+        how='failed' if code else 'its time was over',
         seconds=round(time.monotonic() - start, 1)))
-    if ending == 'failed' and not any(
-            r['part'] == name and r['kind'] == 'traceback'
-            and 'name' not in r for r in records.read(out)):  # by a signal
+    if code and not any(r['part'] == last and r['kind'] == 'traceback'
+                        and 'name' not in r for r in found):  # by a signal
         with (out / 'log.txt').open(errors='replace') as log:
             log.seek(since)
-            records.append(out, dict(part=name, kind='traceback',
+            records.append(out, dict(part=last, kind='traceback',
                                      text=log.read()[-3000:]))
-    return FAILED if code is None else code
+    print(tables.line(last, records.read(out)), flush=True)
+    return names[names.index(last) + 1:], code
 
 
 def end(process: subprocess.Popen) -> None:
@@ -132,24 +178,19 @@ def run_all(args: argparse.Namespace) -> int:
         filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
     if args.smoke:
         env['CUDA_VISIBLE_DEVICES'] = ''
+    pace = minutes / MINUTES
     needed, code = [name for name in names if PARTS[name].checks], None
     try:
-        for name in names:
-            now = time.monotonic()
-            limit = min(PARTS[name].limit * minutes / MINUTES, until - now)
-            if limit <= 0:
-                records.append(out, dict(part=name, kind='end',
-                                         how='no time was left', seconds=0))
-                continue
-            command = [
-                sys.executable, __file__, str(out), '--part', name,
-                '--until', str(now + limit), '--raw', json.dumps(args.raw),
-                *(['--smoke'] if args.smoke else [])]
-            if watch(name, command, out, limit, env) == NO_GPU:
+        while names:
+            names, ending = watch(names, [
+                sys.executable, __file__, str(out), '--part', *names,
+                '--until', str(until), '--pace', str(pace), '--raw',
+                json.dumps(args.raw), *(['--smoke'] if args.smoke else [])],
+                out, env, STARTING * pace)
+            if ending == NO_GPU:
                 print('torch sees no GPU here; --smoke runs on a CPU.',
                       file=sys.stderr)
                 return NO_GPU
-            print(tables.line(name, records.read(out)), flush=True)
     except KeyboardInterrupt:
         code = INTERRUPTED
     found = records.read(out)
@@ -186,8 +227,9 @@ def parse_args() -> argparse.Namespace:
             'benchmarks/evidence/run.py, in the place of the sample scenes')
     add('--tables', type=Path, metavar='OUT', help='measure nothing, and '
         'write the tables of what OUT holds into docs/performance.md')
-    for name, kind in (('part', str), ('until', float), ('raw', json.loads),
-                       ('scratch', Path)):
+    add('--part', nargs='+', help=argparse.SUPPRESS)
+    for name, kind in (('until', float), ('pace', float),
+                       ('raw', json.loads), ('scratch', Path)):
         add(f'--{name}', type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.raw is None:
@@ -210,14 +252,7 @@ def main() -> int:
         # As Ctrl-C: the part that runs is ended, and the results are shown.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return run_all(args)
-    try:
-        return run_part(args)
-    except Exception:
-        text = traceback.format_exc()
-        print(text, flush=True)
-        records.append(args.out, dict(
-            part=args.part, kind='traceback', text=text[-6000:]))
-        return FAILED
+    return run_parts(args)
 
 
 if __name__ == '__main__':

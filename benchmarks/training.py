@@ -29,7 +29,7 @@ SWITCHES = {
     'as configured': {},
     'bf16 autocast': {'optim_wrapper.precision': 'bf16'},
     'torch.compile': {'compile': True},
-    'channels last': {'model.channels_last': True},
+    'channels first': {'model.channels_last': False},
     'fused AdamW': {'optim_wrapper.optimizer.fused': True},
     'activation checkpointing': {'model.backbone.with_cp': True},
 }

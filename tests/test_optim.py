@@ -8,7 +8,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from relay_seg.engine import RelayRunner
-from relay_seg.optim import CheckedOptimWrapper
+from relay_seg.optim import CheckedOptimWrapper, few_groups
 
 NAN = float('nan')
 
@@ -388,3 +388,61 @@ def test_the_host_still_sets_up_the_rest(
 def test_unknown_precision_of_matrix_products_is_said(tmp_path):
     with pytest.raises(ValueError, match="'tf32' in env_cfg; use one of"):
         make_runner(tmp_path, matmul_precision='tf32')
+
+
+# Groups ---------------------------------------------------------------------
+
+def by_parameter(kind, **kwargs):
+    """A model and an optimiser with a group for each parameter."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
+    groups = [dict(params=[p], lr=rate, weight_decay=0.1)
+              for p, rate in zip(model.parameters(), (0.1, 0.1, 0.1, 0.02))]
+    return model, kind(groups, **kwargs)
+
+
+def take(model, optimizer):
+    optimizer.zero_grad()
+    model(torch.arange(8.).view(2, 4)).pow(2).sum().backward()
+    optimizer.step()
+
+
+def test_equal_groups_take_a_step_as_one():
+    """Each group costs launches of its own on a GPU."""
+    model, optimizer = by_parameter(torch.optim.AdamW, foreach=True)
+    apart, other = by_parameter(torch.optim.AdamW, foreach=True)
+    groups = optimizer.param_groups
+    for _ in range(3):
+        with few_groups(optimizer):
+            assert [len(g['params']) for g in optimizer.param_groups] == [3, 1]
+            take(model, optimizer)
+        take(apart, other)
+    assert torch.equal(values(model), values(apart))
+    assert optimizer.param_groups is groups and len(groups) == 4
+    assert str(optimizer.state_dict()) == str(other.state_dict())
+
+
+def test_a_step_merges_groups(monkeypatch):
+    seen = []
+    model, optimizer = by_parameter(torch.optim.AdamW)
+    monkeypatch.setattr(optimizer, 'step', lambda: seen.append(
+        len(optimizer.param_groups)))
+    step(model, CheckedOptimWrapper(optimizer=optimizer), torch.ones(2, 4))
+    assert seen == [2] and len(optimizer.param_groups) == 4
+
+
+def test_groups_are_back_after_a_failure():
+    _, optimizer = by_parameter(torch.optim.AdamW)
+    with pytest.raises(ZeroDivisionError), few_groups(optimizer):
+        raise ZeroDivisionError
+    assert len(optimizer.param_groups) == 4
+
+
+def test_optimisers_of_others_keep_their_groups():
+    """They may keep numbers in them."""
+    class Own(torch.optim.AdamW):
+        pass
+
+    _, optimizer = by_parameter(Own)
+    with few_groups(optimizer):
+        assert len(optimizer.param_groups) == 4

@@ -610,7 +610,8 @@ def test_window_must_fit_the_patch():
 
 def test_channels_last_changes_the_layout_alone():
     cfg = RELAY | dict(backbone=SWIN, decode_head=UPER)
-    model, switched = build(cfg), build(cfg | dict(channels_last=True))
+    model, switched = (build(cfg | dict(channels_last=x))
+                       for x in (False, True))
     switched.load_state_dict(model.state_dict())
     weight = switched.decode_head.bottleneck.conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)

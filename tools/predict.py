@@ -61,6 +61,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add('--amp', choices=['bf16', 'fp16'], help='compute in mixed precision')
     add('--compile', action='store_true', dest='compiled',
         help='compile the model: minutes at first, then faster on a GPU')
+    add('--no-cuda-graph', action='store_false', dest='cuda_graph',
+        help='launch the kernels of a batch one by one, on a GPU')
     add('--device', help='such as cpu or cuda:1; a GPU by default, if there')
     add('--trust-checkpoint', action='store_true',
         help='unpickle all that the checkpoint holds; it may run its code')

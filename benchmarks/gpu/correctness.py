@@ -13,6 +13,7 @@ from torch import Tensor
 
 from relay_seg.evaluation import ConfusionMetric
 from relay_seg.inference import predict_raster
+from relay_seg.inference.forward import Forward
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Views
 
@@ -122,6 +123,8 @@ def scenes(setting: Setting, records: Records) -> None:
     show_everything(model, random_views(setting, 2))
     with records.attempt('slide inference'):
         slide(setting, records, model)
+    with records.attempt('CUDA graph'):
+        recorded(setting, records, model)
     with records.attempt('predict_raster'):
         raster(setting, records, model)
     with records.attempt('ConfusionMetric'):
@@ -144,6 +147,22 @@ def slide(setting: Setting, records: Records,
                   LIMITS['fp32'][0], why)
 
 
+def recorded(setting: Setting, records: Records,
+             model: SlideEncoderDecoder) -> None:
+    """Logits of a batch that is played back, after others."""
+    model = model.to(setting.device)
+    batches = [tuple(view.to(setting.device)
+                     for view in random_views(setting, 2, seed=seed))
+               for seed in range(3)]
+    forward = Forward(model, (setting.side, setting.side), 2)
+    with torch.no_grad():
+        for views in batches:
+            found = forward(views)
+        expected = model.window_logits(views)
+    records.check('CUDA graph: logits', distance(found, expected), 0,
+                  'the same kernels')
+
+
 def raster(setting: Setting, records: Records,
            model: SlideEncoderDecoder) -> None:
     """Class ids and probabilities of a GeoTIFF."""
@@ -153,7 +172,7 @@ def raster(setting: Setting, records: Records,
     for device in ('cpu', setting.device):
         out = setting.scratch / f'{device}_{len(found)}.tif'
         predict_raster(model.to(device), scene, out,
-                       probabilities='float16')
+                       probabilities='float16', batch_size=8)
         with (rasterio.open(out) as ids, rasterio.open(
                 out.with_name(f'{out.stem}_probabilities.tif')) as chances):
             found[out.stem] = ids.read(1), chances.read()

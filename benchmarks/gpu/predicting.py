@@ -25,16 +25,15 @@ def predicting(setting: Setting, records: Records) -> None:
     make_scene(small, 2 * setting.side)
     files = {name: written(setting, name) for name in MODELS}
     for precision, amp in PRECISIONS.items():
-        for name in MODELS:
-            facts = dict(model=name, precision=precision,
-                         megapixels=side**2 / 1e6)
-            out = setting.scratch / f'{name}_{precision}'
-            with records.attempt(f'{name}, {precision}'):
-                records.row('predict_raster', **facts, **in_process(
-                    setting, files[name], (small, scene), out, amp))
-            with records.attempt(f'{name}, {precision}, command'):
-                records.row('tools/predict.py', **facts, seconds=command(
-                    setting, files[name], scene, out, amp))
+        for table, measure in (('predict_raster', in_process),
+                               ('tools/predict.py', command)):
+            for name in MODELS:
+                with records.attempt(f'{name}, {precision}, {table}'):
+                    found = measure(
+                        setting, files[name], (small, scene),
+                        setting.scratch / f'{name}_{precision}', amp)
+                    records.row(table, model=name, precision=precision,
+                                megapixels=side**2 / 1e6, **found)
 
 
 def in_process(setting: Setting, files: tuple[Path, Path],
@@ -50,15 +49,16 @@ def in_process(setting: Setting, files: tuple[Path, Path],
                 stride=model.test_cfg.stride[0])
 
 
-def command(setting: Setting, files: tuple[Path, Path], scene: Path,
-            out: Path, amp: str | None) -> float:
+def command(setting: Setting, files: tuple[Path, Path],
+            scenes: tuple[Path, Path], out: Path, amp: str | None) -> dict:
     """Seconds of tools/predict.py, its start included."""
-    words = [sys.executable, ROOT / 'tools/predict.py', *files, scene, '-o',
+    words = [sys.executable, ROOT / 'tools/predict.py', *files, scenes[1],
+             '-o',
              out.with_name(f'{out.name}_command.tif'), '--device',
              setting.device, *(['--amp', amp] if amp else [])]
     start = time.perf_counter()
     subprocess.run([*map(str, words)], check=True)
-    return time.perf_counter() - start
+    return dict(seconds=time.perf_counter() - start)
 
 
 def written(setting: Setting, name: str) -> tuple[Path, Path]:

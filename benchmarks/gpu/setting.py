@@ -1,4 +1,6 @@
 """Models, views and labels of all parts, in full size or tiny."""
+import gc
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from relay_seg.views import Views
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, IGNORE = 5, 255
+MEASURING = 5.  # seconds that one takes, at most
 CONFIGS = {
     'RT-ViT-S': 'relay/rt_vit_s_dubai.py',
     'ViT-S': 'plain/vit_s_dubai.py',
@@ -46,6 +49,11 @@ class Setting:
     smoke: bool
     scratch: Path
     until: float = float('inf')
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next measurement would be cut off."""
+        return time.monotonic() > self.until - MEASURING
 
     @property
     def side(self) -> int:
@@ -142,6 +150,17 @@ def random_labels(setting: Setting, batch: int,
             sample.set_data({label_field(view): PixelData(data=label)})
         samples.append(sample)
     return samples
+
+
+def reset(device: str) -> None:
+    """Leave nothing of a part to the next one; raises what a kernel did."""
+    gc.collect()
+    torch.compiler.reset()
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = True
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
 
 
 def exactly() -> None:

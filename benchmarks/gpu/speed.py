@@ -18,6 +18,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from relay_seg.analysis import counted_flops
+from relay_seg.inference.forward import Forward, forget
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Views
 
@@ -26,11 +27,14 @@ from .machine import peak_of
 from .records import Records
 from .setting import Setting, build, config, random_labels, random_views
 
-MODELS = 'RT-ViT-S', 'ViT-S', 'RT-SwinV2-S', 'SwinV2-S'
+MODELS = 'RT-ViT-S', 'ViT-S', 'SwinV2-S', 'RT-SwinV2-S'
 #: What matters most comes first: the time may not be enough for all.
 BATCHES, PRECISIONS = (32, 64, 8), ('bf16', 'fp32')
-STEPS = 'training', 'prediction'
-SECONDS, ROUNDS = 0.4, 3  # of one measurement
+#: What is compiled, by its column: a step, and a mode of torch.compile.
+COMPILED = dict(recorded=('training', 'reduce-overhead'),
+                compiled=('prediction', None),
+                inductor=('training', None))
+SECONDS, ROUNDS = 0.25, 3  # of one measurement
 #: Kernels and operators of attention, by their names.
 ATTENTION = re.compile(r'flash|fmha|sdpa|attention', re.I)
 
@@ -73,11 +77,18 @@ class Runs:
 
         return step
 
-    def prediction(self, logits_of: Callable | None = None
-                   ) -> Callable[[], None]:
-        """Logits of all windows."""
+    def prediction(self, **how) -> Callable[[], None]:
+        """Logits of all windows, as scenes are predicted."""
         self.model.eval()
-        logits_of = logits_of or self.model.window_logits
+        forward = Forward(
+            self.model, tuple(self.views[0].shape[-2:]), self.batch,
+            DTYPES[self.precision], **how)
+        return torch.no_grad()(partial(forward, self.views))
+
+    def compiled(self, backend: str) -> Callable[[], None]:
+        """The same, compiled."""
+        self.model.eval()
+        logits_of = torch.compile(self.model.window_logits, backend=backend)
         dtype = DTYPES[self.precision]
 
         def step() -> None:
@@ -119,7 +130,8 @@ def measured(call: Callable[[], None], batch: int, device: str) -> dict:
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     try:
-        call()  # chooses kernels
+        for _ in range(3):  # chooses kernels, records
+            call()
         once = min(seconds(call, device) for _ in range(2))
         count = max(1, round(SECONDS / once)) if device == 'cuda' else 1
 
@@ -161,10 +173,18 @@ def speed(setting: Setting, records: Records) -> None:
     for precision, batch in jobs(setting):
         for name, model in models.items():
             runs = Runs(setting, model, batch, precision)
-            for step in STEPS:
-                with records.attempt(f'{name}, {step}, {batch}, {precision}'):
-                    tell(setting, records, name, step, batch, precision,
-                         work[name], getattr(runs, step)())
+            calls = {('training', precision): runs.training,
+                     ('prediction', precision): runs.prediction}
+            if precision == 'bf16':
+                calls['prediction', 'launched'] = partial(
+                    runs.prediction, cuda_graph=False)
+            for (step, label), call in calls.items():
+                if setting.is_over:
+                    return
+                with records.attempt(f'{name}, {step}, {batch}, {label}'):
+                    tell(setting, records, name, step, batch, label,
+                         work[name], call())
+                forget(model)
                 clean_up(setting.device)
             model.zero_grad()
             model.to('cpu')
@@ -195,43 +215,54 @@ def compiled(setting: Setting, records: Records) -> None:
     if setting.smoke:
         models = dict([*models.items()][:1])
     for batch in (2, ) if setting.smoke else BATCHES:
-        for step in reversed(STEPS):  # without a backward pass: sooner
+        for label in COMPILED:
             for name, model in models.items():
-                with records.attempt(f'{name}, {step}, {batch}'):
-                    compile_one(setting, records, name, model, step, batch)
+                with records.attempt(f'{name}, {label}, {batch}'):
+                    compile_one(setting, records, name, model, label, batch)
                 model.zero_grad()
                 model.to('cpu')
                 clean_up(setting.device)
 
 
 def compile_one(setting: Setting, records: Records, name: str,
-                model: SlideEncoderDecoder, step: str, batch: int) -> None:
+                model: SlideEncoderDecoder, label: str, batch: int) -> None:
     """Compile a step for one size of batch, and measure it."""
     work = flops(setting, model)
     runs = Runs(setting, model, batch, 'bf16')
     torch.compiler.reset()
-    call = getattr(runs, step)(torch.compile(
-        model.window_logits if step == 'prediction'
-        else partial(loss, model), backend=setting.backend))
+    step, mode = COMPILED[label]
+    if step == 'prediction':
+        call = runs.compiled(setting.backend)
+    else:
+        call = runs.training(torch.compile(
+            partial(loss, model), backend=setting.backend,
+            mode=None if setting.smoke else mode))
     start = time.perf_counter()
     call()
     took = time.perf_counter() - start
-    tell(setting, records, name, step, batch, 'compiled', work, call,
+    tell(setting, records, name, step, batch, label, work, call,
          compile_seconds=took)
 
 
 def kernels(setting: Setting, records: Records) -> None:
     """Which kernels attention ran in, and how many a step launches."""
-    for name in MODELS:
+    for name in reversed(MODELS):
         model = build(config(setting, name))
         for precision in PRECISIONS:
-            runs = Runs(setting, model, 2 if setting.smoke else 8, precision)
-            for step in STEPS:
+            runs = Runs(setting, model, 2 if setting.smoke else BATCHES[0],
+                        precision)
+            for step, make in (
+                    ('training', runs.training),
+                    ('prediction', partial(
+                        runs.prediction, cuda_graph=False))):
+                if setting.is_over:
+                    return
                 with records.attempt(f'{name}, {precision}, {step}'):
-                    call = getattr(runs, step)()
+                    call = make()
                     call()
-                    records.row('kernels', model=name, precision=precision,
-                                step=step, **profiled(call, setting.device))
+                    records.row(
+                        'kernels', model=name, precision=precision, step=step,
+                        batch=runs.batch, **profiled(call, setting.device))
             model.zero_grad()
             model.to('cpu')
             clean_up(setting.device)
@@ -264,7 +295,7 @@ def summed(averages: Iterable) -> dict:
         attention={e.key: e.count for e in inside},
         attention_share=sum(e.self_device_time_total for e in inside)
         / total if total else None,
-        launched=sum(e.count for e in launched),
+        launched=sum(e.count for e in launched), milliseconds=total / 1e3,
         longest={e.key[:120]: e.self_device_time_total / total
                  for e in sorted(launched, reverse=True, key=lambda e:
                                  e.self_device_time_total)[:8]}

@@ -16,7 +16,8 @@ BEGIN, END = '<!-- gpu_check: begin -->', '<!-- gpu_check: end -->'
 MODELS = 'RT-ViT-S', 'ViT-S', 'RT-SwinV2-S', 'SwinV2-S'
 BATCHES = 8, 32, 64
 #: Columns of the tables of speed.
-PRECISIONS = 'fp32', 'bf16', 'compiled'
+COLUMNS = dict(training=('fp32', 'bf16', 'inductor', 'recorded'),
+               prediction=('fp32', 'bf16', 'launched', 'compiled'))
 TRAINED = [name + more for family in ('ViT-S', 'SwinV2-T')
            for name, more in ((f'RT-{family}', ''), (family, ''),
                               (family, ', trained twice as long'))]
@@ -56,11 +57,15 @@ def block(found: Sequence[dict]) -> str:
         conditions(found),
         'Checks against the CPU; errors of logits, gradients and weights are '
         'relative L2 distances:', checks(found),
-        'Training steps, windows on the device already. "Compiled" is '
-        '`torch.compile` with bf16. Shares are of the peak of dense bf16 '
-        'products:', speed('training', found),
-        'Predictions of windows, likewise:', speed('prediction', found),
-        'Operators and kernels of attention, eight windows:',
+        'Training steps, windows on the device already; with bf16 and '
+        '`torch.compile` ("inductor"), which also records CUDA graphs with '
+        '`mode="reduce-overhead"` ("recorded"). Shares are of the peak of '
+        'dense bf16 products:', speed('training', found),
+        'Predictions of windows, likewise, as a CUDA graph; "launched" is '
+        'bf16 without it, "compiled" bf16 and `torch.compile`:',
+        speed('prediction', found),
+        'Operators and kernels of attention, launched one by one; the last '
+        'column is the time of all kernels without what lies between them:',
         kernels(found),
         'Prediction from file to file, and the seconds of its stages, which '
         'overlap; the last column is the whole command:', files(found),
@@ -98,10 +103,10 @@ def speed(step: str, found: Sequence[dict]) -> str:
     by = {(r['model'], r['batch'], r['precision']): r
           for r in found if r.get('table') == step}
     head = ['model', 'batch']
-    for precision in PRECISIONS:
+    for precision in COLUMNS[step]:
         head += [f'{precision}: windows / s', 'share', 'GiB']
     return table(head, [
-        [model, batch, *(cell for precision in PRECISIONS
+        [model, batch, *(cell for precision in COLUMNS[step]
                          for cell in cells(by.get((model, batch,
                                                    precision))))]
         for model in MODELS for batch in BATCHES])
@@ -127,13 +132,16 @@ def kernels(found: Sequence[dict]) -> str:
             for step in ('prediction', 'training'):
                 row = by.get((model, precision, step))
                 rows.append([model, precision, step, *(
-                    ['', '', '', ''] if row is None else [
+                    [''] * 6 if row is None else [
+                        row['batch'],
                         counted(row['operators']), counted(row['attention']),
                         '' if row['attention_share'] is None
                         else f'{row["attention_share"]:.0%}',
-                        row['launched'] or ''])])
-    return table(['model', 'precision', 'step', 'operators', 'kernels',
-                  'share of time', 'all kernels launched'], rows)
+                        row['launched'] or '',
+                        f'{row["milliseconds"]:.1f}'
+                        if 'milliseconds' in row else ''])])
+    return table(['model', 'precision', 'step', 'windows', 'operators',
+                  'kernels', 'share of time', 'all kernels', 'ms'], rows)
 
 
 def counted(names: dict[str, int]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.visualization import Visualizer
 
 from relay_seg.checkpoints import read_checkpoint
 from relay_seg.engine import build_runner
@@ -58,9 +57,10 @@ def short_training(setting: Setting, work_dir: Path, iters: int) -> Config:
 
 
 def train(cfg: Config) -> None:
-    build_runner(cfg).train()
-    MMLogger._instance_dict.clear()
-    Visualizer._instance_dict.clear()
+    runner = build_runner(cfg)
+    runner.train()
+    for kind in MMLogger, type(runner.visualizer):
+        kind._instance_dict.clear()
 
 
 def weights(path: Path) -> torch.Tensor:
@@ -102,13 +102,12 @@ def processes(setting: Setting, records: Records) -> None:
                *(['--smoke'] if setting.smoke else [])]
     path = os.pathsep.join([str(ROOT / 'benchmarks'),
                             os.environ.get('PYTHONPATH', '')])
-    done = subprocess.run(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=path))
-    print(done.stdout, flush=True)
+    # What it says is in the log, also if it never ends.
+    done = subprocess.run(command, env=os.environ | dict(
+        OMP_NUM_THREADS='1', NCCL_DEBUG='WARN', PYTHONPATH=path))
     if done.returncode or not out.exists():
         raise RuntimeError(f'{" ".join(command)} ended with '
-                           f'{done.returncode}:\n{done.stdout[-3000:]}')
+                           f'{done.returncode}; see log.txt.')
     found = json.loads(out.read_text())
     records.note(**found)
     wanted = 'nccl' if on_gpu else 'gloo'

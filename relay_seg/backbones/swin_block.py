@@ -99,8 +99,10 @@ class RelaySwinBlock(SwinBlockV2):
         """Bias and shift mask of all attention windows, for any view.
 
         In evaluation it is computed once for each precision, until a weight
-        changes. Nothing tells of a write through ``.data``: call ``eval()``
-        after it, as a validation does after averaged weights are put in.
+        changes; compiled models and CUDA graphs, which nothing would tell,
+        compute it each time. Nothing tells of a write through ``.data``: call
+        ``eval()`` after it, as a validation does after averaged weights are
+        put in.
 
         Args:
             shape: Height and width of the token map.
@@ -113,6 +115,8 @@ class RelaySwinBlock(SwinBlockV2):
                 or torch.compiler.is_compiling()):
             return self._attention_bias(shape)
         weights = [*self.attn.w_msa.cpb_mlp.parameters()]
+        if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            return self._attention_bias(shape)
         weights += [] if self.relay_bias is None else [self.relay_bias]
         state = (shape, autocast_dtype(weights[0].device.type),
                  [(w.data_ptr(), w._version) for w in weights])

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from relay_seg.datasets.labels import IGNORE, as_ids, map_labels
 from relay_seg.hooks import WritePredictions
 from relay_seg.inference.deciding import decide, to_cpu
-from relay_seg.inference.forward import Forward
+from relay_seg.inference.forward import Forward, forget
 from relay_seg.inference.model import bands_of
 from relay_seg.inference.plan import Plan
 from relay_seg.inference.raster_source import RasterSource
@@ -66,7 +66,10 @@ class _Streaming:
         """Evaluate all scenes."""
         if not isinstance(self.dataloader, SceneList) and self._can_stream():
             self.dataloader = SceneList(self.dataloader)
-        return super().run()
+        try:
+            return super().run()
+        finally:  # training needs the memory
+            forget(self._model)
 
     def _can_stream(self) -> bool:
         model, loader = self._model, self.dataloader

@@ -79,7 +79,8 @@ class Job:
         self.timer = Timer(model.data_preprocessor.device)
         # Nothing of it changes what an output is computed from.
         later = dict.fromkeys((
-            'threads', 'output_format', 'polygons', 'min_area', 'preview'))
+            'threads', 'output_format', 'polygons', 'min_area', 'preview',
+            'cuda_graph'))
         self.signature = dict(
             relay_seg=relay_seg.__version__,
             inputs=[_identity(path) for path in self.source.paths],
@@ -202,7 +203,8 @@ class Job:
         advance = counting(self.source.name, self.plan, total, progress)
         forward = Forward(
             self.model, self.plan.size, self.plan.batch_size,
-            AMP.get(self.settings.amp), self.settings.compiled)
+            AMP.get(self.settings.amp), self.settings.compiled,
+            self.settings.cuda_graph)
         # Bands are decided on the device, and written by a thread meanwhile.
         with ThreadPoolExecutor(1, 'write') as writer:
             writing: deque[Future] = deque()

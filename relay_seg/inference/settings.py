@@ -61,6 +61,8 @@ class Settings:
         amp: ``bf16`` or ``fp16`` to compute the model in.
         compiled: Compile the model with ``torch.compile``: minutes at first,
             then faster on a GPU.
+        cuda_graph: On a GPU, launch the kernels of a batch together, as a
+            CUDA graph.
         threads: Threads that read.
     """
     window: tuple[int, int] | None = None
@@ -79,6 +81,7 @@ class Settings:
     preview: str | Path | None = None
     amp: str | None = None
     compiled: bool = False
+    cuda_graph: bool = True
     threads: int = 4
 
     def __post_init__(self) -> None:

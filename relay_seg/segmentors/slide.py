@@ -98,13 +98,14 @@ class SlideEncoderDecoder(EncoderDecoder):
             matter, such as elevation: each view is given less its own mean
             over valid pixels.
         channels_last: Keep the weights of convolutions, and so the maps they
-            make, with channels innermost in memory.
+            make, with channels innermost in memory, which kernels of GPUs
+            and CPUs like better.
         kwargs: Those of the host's ``EncoderDecoder``.
     """
 
     def __init__(self, context_factors: Sequence[int],
                  relative_bands: Sequence[int] = (),
-                 channels_last: bool = False, **kwargs) -> None:
+                 channels_last: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)
         check_class_weights(self, self.out_channels)
         if channels_last:

@@ -23,7 +23,9 @@ ENDLESS = f"""
 import subprocess, sys, time
 sys.path.insert(0, {str(ROOT / 'benchmarks')!r})
 from pathlib import Path
-from gpu.records import Records
+from gpu.records import Records, append
+append(Path({{out!r}}), dict(part='speed', kind='begin',
+                             until=time.monotonic() + 2))
 Records(Path({{out!r}}), 'speed').row('training', windows=1)
 other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])
 Path({{out!r}}, 'pid').write_text(str(other.pid))
@@ -44,11 +46,13 @@ def ended(pid):
 
 def test_a_part_is_ended_in_time_and_its_results_are_kept(tmp_path):
     start = time.monotonic()
-    code = gpu_check.watch(
-        'speed', [sys.executable, '-c', ENDLESS.format(out=str(tmp_path))],
-        tmp_path, 3, dict(os.environ))
-    assert code == gpu_check.FAILED and time.monotonic() - start < 20
-    row, end = records.read(tmp_path)
+    rest, code = gpu_check.watch(
+        ['scenes', 'speed', 'kernels'],
+        [sys.executable, '-c', ENDLESS.format(out=str(tmp_path))], tmp_path,
+        dict(os.environ), 60)
+    assert rest == ['kernels'] and code is None
+    assert time.monotonic() - start < 20
+    _, row, end = records.read(tmp_path)
     assert row['windows'] == 1 and end['how'] == 'its time was over'
     pid = int((tmp_path / 'pid').read_text())
     for _ in range(50):
@@ -58,11 +62,21 @@ def test_a_part_is_ended_in_time_and_its_results_are_kept(tmp_path):
     pytest.fail('what the part has started runs on')
 
 
+def test_a_process_that_never_begins_is_ended(tmp_path):
+    rest, code = gpu_check.watch(
+        ['speed'], [sys.executable, '-c', 'import time; time.sleep(99)'],
+        tmp_path, dict(os.environ), 1)
+    end, = records.read(tmp_path)
+    assert rest == [] and code is None and end['part'] == 'speed'
+
+
 def test_a_part_that_is_killed_leaves_what_it_said(tmp_path):
     kill = ('import os, signal; print("so far", flush=True); '
             'os.kill(os.getpid(), signal.SIGSEGV)')
-    gpu_check.watch('speed', [sys.executable, '-c', kill], tmp_path, 60,
-                    dict(os.environ))
+    rest, _ = gpu_check.watch(
+        ['speed', 'kernels'], [sys.executable, '-c', kill], tmp_path,
+        dict(os.environ), 60)
+    assert rest == ['kernels']
     end, last = records.read(tmp_path)
     assert end['how'] == 'failed' and end['code'] == -11
     assert 'so far' in last['text']
@@ -79,9 +93,10 @@ def test_a_part_that_fails_leaves_its_traceback(tmp_path, monkeypatch):
                         gpu_check.Part('broken', 9, checks=True))
     monkeypatch.setattr(sys, 'argv', [
         'gpu_check.py', str(tmp_path), '--smoke', '--part', 'broken',
-        '--until', '0', '--raw', '{}', '--scratch', str(tmp_path)])
+        '--until', 'inf', '--pace', '1', '--raw', '{}', '--scratch',
+        str(tmp_path)])
     assert gpu_check.main() == gpu_check.FAILED
-    note, traceback = records.read(tmp_path)
+    _, note, traceback = records.read(tmp_path)
     assert note['found'] == 1 and 'no such kernel' in traceback['text']
     assert not gpu_check.passed(records.read(tmp_path), ['broken'])
     assert 'FAILED broken: RuntimeError' in tables.summary(
@@ -152,7 +167,7 @@ def test_it_says_so_without_a_gpu(tmp_path):
         env=ENV)
     assert done.returncode == gpu_check.NO_GPU
     assert '--smoke' in done.stderr
-    assert [r['how'] for r in records.read(tmp_path)] == ['no GPU']
+    assert not records.read(tmp_path)
 
 
 def checks_of(found):
