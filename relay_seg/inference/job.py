@@ -35,10 +35,12 @@ from .writing import (
     NAMESPACE,
     NODATA,
     Grid,
+    Growing,
+    class_ids,
+    name_categories,
+    probabilities,
     quantise,
     sidecar,
-    write_classes,
-    write_probabilities,
 )
 
 #: Share of their plain size that parts and output take together: class ids
@@ -76,6 +78,8 @@ class Job:
         self.grid = Grid(*self.source.shape, self.source.crs,
                          self.source.transform)
         self.parts = Parts(out)
+        self._whole = 0  # first bands that are there
+        self._growing: dict[str, Growing] = {}
         self.timer = Timer(model.data_preprocessor.device)
         # Nothing of it changes what an output is computed from.
         later = dict.fromkeys((
@@ -154,8 +158,12 @@ class Job:
         todo = team.broadcast(together(team, self._prepare))
         if todo is None:
             return Report(self.out, kept=True)
-        together(team, partial(self._predict, todo, progress))
-        damaged = team.broadcast(together(team, self._finish))
+        try:
+            together(team, partial(self._predict, todo, progress))
+            damaged = team.broadcast(together(team, self._finish))
+        finally:
+            for output in self._growing.values():
+                output.close()
         return Report(self.out, resumed=len(self.plan.bands) - len(todo),
                       damaged=damaged, seconds=self.timer.seconds)
 
@@ -246,6 +254,29 @@ class Job:
                 shares = quantise(
                     chances.numpy(), self.settings.probabilities, valid)
             self.parts.write(top, kept, shares, self._damage(top, bottom))
+            if self.team.rank == 0:
+                self._grow()
+
+    def _grow(self) -> None:
+        """Put the first bands that are there into the outputs."""
+        bands = self.plan.bands
+        while (self._whole < len(bands)
+               and self.parts.has(bands[self._whole][0])):
+            self._whole += 1
+        until = bands[self._whole - 1][1] if self._whole else 0
+        if not self._growing:
+            kind = self.settings.probabilities
+            forms = dict(classes=class_ids(self.classes))
+            if kind:
+                forms['probabilities'] = probabilities(self.classes, kind)
+            for name, form in forms.items():
+                self._growing[name] = Growing(
+                    self.parts.folder / f'{name}.tif', form,
+                    PartRows(self.parts, name, self.plan), self.grid,
+                    self._tags(), self.settings.output_format,
+                    self.settings.threads)
+        for output in self._growing.values():
+            output.advance(until)
 
     def _damage(self, top: int, bottom: int) -> list[Window]:
         return [w for w in list(self.source.damaged)
@@ -255,28 +286,21 @@ class Job:
         """Put the bands together and give the output its name: rank 0."""
         if self.team.rank:
             return None
-        # Compression and overviews, the same bytes with any number.
-        threads = str(self.settings.threads)
-        with (self.timer('writing', on_device=False),
-              rasterio.Env(GDAL_NUM_THREADS=threads)):
+        with self.timer('writing', on_device=False):
             return self._assemble()
 
     def _assemble(self) -> list[Window]:
         tops = [top for top, _ in self.plan.bands]
         damaged = self.parts.damage(tops)
-        settings, folder = self.settings, self.parts.folder
-        tags = self._tags()
+        self._grow()
+        for output in self._growing.values():
+            output.finish()
+        folder = self.parts.folder
         finished: list[tuple[Path, Path]] = []
-        if settings.probabilities:
-            path = folder / 'probabilities.tif'
-            write_probabilities(
-                path, PartRows(self.parts, 'probabilities', self.plan),
-                self.grid, self.classes, tags, settings.output_format,
-                settings.probabilities)
-            finished.append((path, self._chances_out))
+        if self.settings.probabilities:
+            finished.append((folder / 'probabilities.tif', self._chances_out))
         classes = folder / 'classes.tif'
-        write_classes(classes, PartRows(self.parts, 'classes', self.plan),
-                      self.grid, self.classes, tags, settings.output_format)
+        name_categories(classes, self.classes.names)
         finished += self._derive(classes)
         finished += [(sidecar(classes), sidecar(self.out)),
                      (classes, self.out)]  # the last one: all is there

@@ -78,6 +78,10 @@ class Parts:
         names = (pattern.fullmatch(p.name) for p in self.folder.iterdir())
         return {int(name[1]) for name in names if name}
 
+    def has(self, top: int) -> bool:
+        """Whether the band with this first row is there."""
+        return self._path('classes', top).exists()
+
     def write(self, top: int, classes: np.ndarray,
               probabilities: np.ndarray | None,
               damage: Sequence[Window]) -> None:

@@ -1,8 +1,9 @@
 """Predictions as GeoTIFFs that GIS opens without a further step."""
 import warnings
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -55,24 +56,34 @@ def quantise(probabilities: np.ndarray, kind: str,
     return np.where(valid, probabilities, np.nan).astype(np.float16)
 
 
-def write_classes(path: Path, rows: Rows, grid: Grid, classes: Classes,
-                  tags: Mapping[str, str], output_format: str) -> None:
-    """Write class ids with colour table, names and overviews by mode."""
+@dataclass(frozen=True)
+class Form:
+    """What distinguishes one kind of output from another.
+
+    Args:
+        profile: Type, bands and the like.
+        decorate: Gives the raster names and colours.
+        resampling: How overviews are made.
+    """
+    profile: Mapping
+    decorate: Callable[[rasterio.io.DatasetWriter], None]
+    resampling: Resampling
+
+
+def class_ids(classes: Classes) -> Form:
+    """Class ids with a colour table, and overviews by mode."""
 
     def decorate(raster: rasterio.io.DatasetWriter) -> None:
         colours = {i: (*c, 255) for i, c in enumerate(classes.palette)}
         raster.write_colormap(1, colours | {NODATA: (0, 0, 0, 0)})
         raster.set_band_description(1, 'class')
 
-    _write(path, rows, grid, dict(count=1, dtype='uint8', nodata=NODATA),
-           decorate, tags, output_format, Resampling.mode)
-    _name_categories(path, classes.names)
+    return Form(dict(count=1, dtype='uint8', nodata=NODATA), decorate,
+                Resampling.mode)
 
 
-def write_probabilities(path: Path, rows: Rows, grid: Grid,
-                        classes: Classes, tags: Mapping[str, str],
-                        output_format: str, kind: str) -> None:
-    """Write one band for each class, with its name."""
+def probabilities(classes: Classes, kind: str) -> Form:
+    """One band for each class, with its name."""
 
     def decorate(raster: rasterio.io.DatasetWriter) -> None:
         raster.descriptions = classes.names
@@ -81,41 +92,99 @@ def write_probabilities(path: Path, rows: Rows, grid: Grid,
 
     profile = PROBABILITIES[kind] | dict(
         count=len(classes.names), interleave='band')
-    _write(path, rows, grid, profile, decorate, tags, output_format,
-           Resampling.average)
+    return Form(profile, decorate, Resampling.average)
 
 
-def _write(path: Path, rows: Rows, grid: Grid, profile: dict,
-           decorate: Callable, tags: Mapping[str, str], output_format: str,
-           resampling: Resampling) -> None:
-    whole = path if output_format == 'gtiff' else path.with_suffix('.flat.tif')
-    crc = 0
-    with _naming(path):
-        with rasterio.open(
-                whole, 'w', driver='GTiff', height=grid.height,
+class Growing:
+    """A GeoTIFF that grows from its top, while rows come to be.
+
+    One thread at a time may use it.
+
+    Args:
+        path: The file.
+        form: What it holds.
+        rows: Gives rows that are there.
+        grid: Size and place.
+        tags: What it says of itself.
+        output_format: Of ``FORMATS``.
+        threads: Threads that compress; the bytes are the same with any
+            number.
+    """
+
+    def __init__(self, path: Path, form: Form, rows: Rows, grid: Grid,
+                 tags: Mapping[str, str], output_format: str,
+                 threads: int = 1) -> None:
+        self._path, self._form, self._rows, self._grid = path, form, rows, grid
+        self._cog = output_format == 'cog'
+        self._flat = path.with_suffix('.flat.tif') if self._cog else path
+        self._threads = str(threads)
+        self._left = deque(strips(grid.height))
+        self._crc = 0
+        with self._naming():
+            self._raster = rasterio.open(
+                self._flat, 'w', driver='GTiff', height=grid.height,
                 width=grid.width, crs=grid.crs, transform=grid.transform,
                 tiled=True, blockxsize=TILE, blockysize=TILE,
-                compress='deflate', bigtiff='if_safer', **profile) as raster:
-            decorate(raster)
-            raster.update_tags(ns=NAMESPACE, **tags)
-            for top, bottom in strips(grid.height):
-                pixels = rows(top, bottom).astype(profile['dtype'])
-                crc = zlib.crc32(np.ascontiguousarray(pixels), crc)
-                raster.write(pixels, window=RasterWindow(
-                    0, top, grid.width, bottom - top))
-        if output_format == 'gtiff':
-            factors = overview_factors(grid)
-            if factors:
-                with rasterio.open(whole, 'r+') as raster:
+                compress='deflate', bigtiff='if_safer',
+                num_threads=self._threads, **form.profile)
+            form.decorate(self._raster)
+            self._raster.update_tags(ns=NAMESPACE, **tags)
+
+    def advance(self, until: int) -> None:
+        """Write whole rows of tiles, as far as rows are there.
+
+        Args:
+            until: All rows above this one are there.
+        """
+        with self._naming():
+            while self._left and self._left[0][1] <= until:
+                top, bottom = self._left.popleft()
+                pixels = self._rows(top, bottom).astype(
+                    self._form.profile['dtype'])
+                self._crc = zlib.crc32(
+                    np.ascontiguousarray(pixels), self._crc)
+                self._raster.write(pixels, window=RasterWindow(
+                    0, top, self._grid.width, bottom - top))
+
+    def finish(self) -> None:
+        """The remaining rows, overviews, and a look at whether all is there.
+
+        Raises:
+            OSError: It is not.
+        """
+        self.advance(self._grid.height)
+        resampling = self._form.resampling
+        with (self._naming(), rasterio.Env(GDAL_NUM_THREADS=self._threads)):
+            self._raster.close()
+            factors = overview_factors(self._grid)
+            if self._cog:
+                rasterio.shutil.copy(
+                    self._flat, self._path, driver='COG', compress='deflate',
+                    predictor='YES' if 'predictor' in self._form.profile
+                    else 'NO', blocksize=str(TILE), bigtiff='IF_SAFER',
+                    SRC_MDD=NAMESPACE, overview_resampling=resampling.name)
+                self._flat.unlink()
+            elif factors:
+                with rasterio.open(self._path, 'r+') as raster:
                     raster.build_overviews(factors, resampling)
-        else:
-            rasterio.shutil.copy(
-                whole, path, driver='COG', compress='deflate',
-                predictor='YES' if 'predictor' in profile else 'NO',
-                blocksize=str(TILE), bigtiff='IF_SAFER', SRC_MDD=NAMESPACE,
-                overview_resampling=resampling.name)
-            whole.unlink()
-        _check(path, crc)
+            _check(self._path, self._crc)
+
+    def close(self) -> None:
+        """Let go of a file that is not finished."""
+        with suppress(RasterioError, CPLE_BaseError):
+            self._raster.close()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Name the file in what goes wrong with writing it."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
+                yield
+        except (RasterioError, CPLE_BaseError) as error:
+            raise OSError(
+                f'{self._path} cannot be written ({error}); is the disk full?'
+                ' Make room and run the same command again.') from error
 
 
 def overview_factors(grid: Grid) -> list[int]:
@@ -144,25 +213,12 @@ def _check(path: Path, crc: int) -> None:
         raise RasterioError('it reads back otherwise')
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file in what goes wrong with writing it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            yield
-    except (RasterioError, CPLE_BaseError) as error:
-        raise OSError(
-            f'{path} cannot be written ({error}); is the disk full? Make room'
-            ' and run the same command again.') from error
-
-
 def sidecar(path: Path) -> Path:
     """Where GDAL looks for what a GeoTIFF does not hold."""
     return path.with_name(f'{path.name}.aux.xml')
 
 
-def _name_categories(path: Path, names: Sequence[str]) -> None:
+def name_categories(path: Path, names: Sequence[str]) -> None:
     """Class names where GDAL looks for the categories of a band."""
     root = ElementTree.Element('PAMDataset')
     band = ElementTree.SubElement(root, 'PAMRasterBand', band='1')

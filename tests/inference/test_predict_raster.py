@@ -26,6 +26,7 @@ from relay_seg.inference import (
     predict_scenes,
 )
 from relay_seg.inference import job as jobs
+from relay_seg.inference import writing
 from relay_seg.inference.parts import Parts
 from relay_seg.inference.polygons import write_polygons
 
@@ -321,6 +322,24 @@ def test_any_number_of_threads_writes_the_same(cheap, scene, tmp_path):
         for other in '25':
             assert (tmp_path / '1' / name).read_bytes() == (
                 tmp_path / other / name).read_bytes()
+
+
+@pytest.mark.parametrize('form', ('gtiff', 'cog'))
+def test_the_output_grows_while_bands_are_predicted(
+        cheap, noise, scene_file, tmp_path, out, monkeypatch, form):
+    scene = scene_file(tmp_path / 'a.tif', noise(5 * writing.TILE, 300))
+    left = []
+    finish = writing.Growing.finish
+
+    def look(output):
+        left.append(len(output._left))
+        finish(output)
+
+    monkeypatch.setattr(writing.Growing, 'finish', look)
+    model = cheap(size=(64, 64), stride=(64, 64))
+    predict_raster(model, scene, out, probabilities='uint8',
+                   output_format=form)
+    assert left == [0, 0]
 
 
 def test_only_what_is_missing_is_computed(cheap, scene, tmp_path, out):
