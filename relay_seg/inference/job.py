@@ -43,9 +43,9 @@ from .writing import (
     sidecar,
 )
 
-#: Share of their plain size that parts and output take together: class ids
-#: compress well, probabilities little, and lie there twice for a while.
-CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
+#: Share of their plain size that parts and output take together: parts are
+#: plain, outputs compress well (class ids) or little (probabilities).
+CLASSES_SHARE, PROBABILITIES_SHARE = 1.5, 2.
 #: A band costs a little even where it has no window to compute.
 EMPTY_BAND = 0.01
 #: Finished bands that wait to be written.

@@ -19,6 +19,7 @@ from .plan import Plan
 
 KINDS = ('probabilities', 'damage', 'classes')  # classes come last
 STATE = 'state.json'
+CHECKED = 4  # bytes that a band begins with, a checksum of the others
 
 
 class Parts:
@@ -100,12 +101,16 @@ class Parts:
         self._write('classes', top, classes)
 
     def _write(self, kind: str, top: int, array: np.ndarray) -> None:
+        # As it is: to compress it twice takes longer than to predict it.
         buffer = io.BytesIO()
+        buffer.write(bytes(CHECKED))
         np.save(buffer, array)
+        content = buffer.getbuffer()
+        content[:CHECKED] = _checksum(content)
         path = self._path(kind, top)
         unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
         try:
-            unfinished.write_bytes(zlib.compress(buffer.getbuffer(), 1))
+            unfinished.write_bytes(content)
             unfinished.replace(path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
@@ -117,12 +122,12 @@ class Parts:
     def read(self, kind: str, top: int) -> np.ndarray:
         """A band as it was written."""
         path = self._path(kind, top)
-        try:
-            return np.load(io.BytesIO(zlib.decompress(path.read_bytes())))
-        except (zlib.error, ValueError, EOFError) as error:
+        content = memoryview(path.read_bytes())
+        if content[:CHECKED] != _checksum(content):
             self._path('classes', top).unlink(missing_ok=True)
-            raise OSError(f'{path} is damaged ({error}); run the same '
-                          'command again, it is made anew.') from error
+            raise OSError(f'{path} is damaged; run the same command again, '
+                          'it is made anew.')
+        return np.load(io.BytesIO(content[CHECKED:]))
 
     def damage(self, tops: Sequence[int]) -> list[Window]:
         """Regions that could not be read in any band."""
@@ -164,6 +169,10 @@ class PartRows:
 
     def _band_of(self, row: int) -> int:
         return int(np.searchsorted(self._plan.tops, row, side='right')) - 1
+
+
+def _checksum(content: memoryview) -> bytes:
+    return zlib.crc32(content[CHECKED:]).to_bytes(CHECKED)
 
 
 def _remove(path: Path) -> None:

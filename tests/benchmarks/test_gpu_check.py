@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -232,7 +233,7 @@ def test_another_prediction_is_found(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(correctness, 'predict_raster', on_device)
     correctness.scenes(tiny, records.Records(tmp_path, 'scenes'))
     found = checks_of(tmp_path)
-    assert len(found) == 5
+    assert len(found) == 6
     for name, one in found.items():
         assert one['ok'] != name.startswith('predict_raster'), name
 
@@ -341,7 +342,11 @@ def test_peaks(name, peak):
 def test_tables_have_a_place_for_all_that_is_measured():
     assert set(tables.MODELS) == set(speed.MODELS)
     assert set(tables.BATCHES) == set(speed.BATCHES)
-    assert set(tables.PRECISIONS) == {*speed.PRECISIONS, 'compiled'}
+    assert {(step, column) for step, columns in tables.COLUMNS.items()
+            for column in columns} == {
+        *product(('training', 'prediction'), speed.PRECISIONS),
+        ('prediction', 'launched'),
+        *((step, label) for label, (step, _) in speed.COMPILED.items())}
 
 
 def results():
@@ -356,7 +361,8 @@ def results():
         dict(part='scenes', kind='check', name='logits', error=2e-6,
              limit=1e-5, ok=True, why='so'),
         dict(part='kernels', kind='row', table='kernels', model='RT-ViT-S',
-             precision='bf16', step='training', launched=629,
+             precision='bf16', step='training', batch=8, launched=629,
+             milliseconds=12.34,
              operators={'aten::_scaled_dot_product_flash_attention': 24},
              attention={'void flash::kernel<int, 64>(x)': 20,
                         'void flash::kernel<int, 32>(x)': 4},
@@ -397,7 +403,7 @@ def test_tables_of_a_run(page, tmp_path, monkeypatch):
     assert '| RT-ViT-S | 32 |  |  |  | 1234 | 31% | 3.0 |  |  |  |' in text
     assert '| RT-ViT-S | 64 |  |  |  | out of memory |' in text
     assert '`_scaled_dot_product_flash_attention` x 24' in text
-    assert '| `flash::kernel` x 24 | 25% | 629 |' in text
+    assert '| `flash::kernel` x 24 | 25% | 629 | 12.3 |' in text
     assert '| sample | RT-ViT-S | 41.0 ± 1.4 | 2 | 400 | 20 | 1000 |' in text
     assert '| ViT-S | 8 |  |  |' in text  # not measured
     assert records.read(tmp_path / 'measured') == results()
@@ -446,7 +452,7 @@ def test_smoke_run(tmp_path):
     assert {r['part']: r['how'] for r in found if r['kind'] == 'end'} == (
         dict.fromkeys(gpu_check.PARTS, 'done')), done.stdout
     assert not [r for r in found if r['kind'] == 'traceback']
-    assert sum(r['kind'] == 'check' for r in found) == 28
+    assert sum(r['kind'] == 'check' for r in found) == 29
     assert {r['table'] for r in found if r['kind'] == 'row'} == {
         'products', 'training', 'prediction', 'kernels', 'predict_raster',
         'tools/predict.py', 'evidence'}

@@ -24,9 +24,9 @@ from relay_seg.inference import (
     find_scenes,
     predict_raster,
     predict_scenes,
+    writing,
 )
 from relay_seg.inference import job as jobs
-from relay_seg.inference import writing
 from relay_seg.inference.parts import Parts
 from relay_seg.inference.polygons import write_polygons
 
