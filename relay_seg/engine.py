@@ -2,7 +2,6 @@
 import gc
 import os
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -14,7 +13,6 @@ from relay_seg.checkpoints import (
     last_loadable,
     place_weights,
     register_loaders,
-    replacing,
     with_our_names,
 )
 from relay_seg.processes import warn_of_shared_store
@@ -172,9 +170,3 @@ def leave_processes() -> None:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
         gc.collect()  # runners refer to themselves
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that appears under its name when it is whole."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(text)

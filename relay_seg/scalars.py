@@ -1,13 +1,14 @@
 """All logged numbers of a training in one CSV file."""
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 from mmengine.logging import MessageHub
 from mmengine.visualization import BaseVisBackend
 from mmseg.registry import VISBACKENDS
+
+from relay_seg.rasters.files import replacing
 
 COLUMNS = ['iter', 'epoch', 'name', 'value']
 
@@ -72,9 +73,6 @@ class CSVVisBackend(BaseVisBackend):
                          and int(row[0]) < iteration]
         text = io.StringIO()
         csv.writer(text).writerows(kept)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f'.{self.path.name}.{os.getpid()}')
-        with unfinished.open('w', newline='') as file:
-            file.write(text.getvalue())
-        unfinished.replace(self.path)
+        with replacing(self.path) as unfinished:
+            unfinished.write_text(text.getvalue(), newline='')
         self._begun = True

@@ -59,7 +59,7 @@ def test_overviews_are_what_is_read(converted, monkeypatch):
     path, _ = converted['uint8']
     seen = []
     monkeypatch.setattr(
-        'relay_seg.rasters.read_region',
+        'relay_seg.rasters.reading.read_region',
         lambda raster, region, **kw: seen.append(region) or np.zeros(
             (3, *region[2:4]), np.float32))
     raster_reader(path, bands=None, fill=FILL)(Window(8, 8, 64, 64), 4)

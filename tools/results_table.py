@@ -16,9 +16,9 @@ def main() -> None:
     parser.add_argument(
         '--plot', type=Path, help='file for the bar plot, such as table.png')
     args = parser.parse_args()  # --help does not wait for imports
-    from relay_seg.engine import write_atomically
     from relay_seg.evaluation.results import read_results
     from relay_seg.evaluation.table import Table
+    from relay_seg.rasters.files import write_text
 
     try:
         table = Table({path: read_results(path) for path in args.results})
@@ -29,7 +29,7 @@ def main() -> None:
     for path in filter(None, (args.out, args.plot)):
         path.parent.mkdir(parents=True, exist_ok=True)
     if args.out:
-        write_atomically(args.out, text)
+        write_text(args.out, text)
     if args.plot:
         table.plot(args.plot)
 

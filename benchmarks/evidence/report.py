@@ -18,7 +18,7 @@ from runs import Budget
 from tables import best_rate, puzzle_table, real_table, table
 from tasks import TASKS
 
-from relay_seg.engine import write_atomically
+from relay_seg.rasters.files import write_text
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / 'docs'
@@ -34,9 +34,9 @@ def write_experiment(folder: Path, name: str, results: dict) -> None:
     """Results, table and plot of one experiment."""
     folder.mkdir(parents=True, exist_ok=True)
     runs = results['runs']
-    write_atomically(folder / 'results.json',
+    write_text(folder / 'results.json',
                      json.dumps(rounded(results), indent=1) + '\n')
-    write_atomically(folder / 'table.md', make_table(name, runs))
+    write_text(folder / 'table.md', make_table(name, runs))
     if isinstance(EXPERIMENTS[name], RealExperiment):
         plot_real(name, runs, folder / 'plot.png')
     else:
@@ -184,7 +184,7 @@ def main() -> None:
             parser.error(f'{args.folder} holds no */results.json; give the '
                          'folder of a budget, work_dirs/evidence/cpu.')
         take_over(args.folder)
-    write_atomically(DOCS / 'evidence.md', page())
+    write_text(DOCS / 'evidence.md', page())
 
 
 if __name__ == '__main__':

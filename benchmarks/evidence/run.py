@@ -52,7 +52,7 @@ from runs import BUDGETS, Budget, Variant, kept, run
 from tables import best_rate, score
 from tasks import READERS, TASKS, prepare
 
-from relay_seg.engine import write_atomically
+from relay_seg.rasters.files import write_text
 
 Job = Callable[[], dict]
 TOLD = 30  # seconds between two lines where there is no terminal
@@ -219,7 +219,7 @@ def look_inside(plan: Plan) -> None:
     from look import look
     out = plan.out / LOOK
     found = look(plan.folder_of, out)
-    write_atomically(out / 'results.json',
+    write_text(out / 'results.json',
                      json.dumps(rounded(found), indent=1) + '\n')
     print(f'{LOOK}: {out}')
 

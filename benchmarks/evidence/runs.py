@@ -21,7 +21,8 @@ from mmengine.visualization import Visualizer
 from tasks import TASKS
 
 from relay_seg.analysis import counted_flops
-from relay_seg.engine import build_runner, write_atomically
+from relay_seg.engine import build_runner
+from relay_seg.rasters.files import write_text
 
 HERE = Path(__file__).parent
 #: Share of windows seen twice and blending; the first is for all variants.
@@ -126,7 +127,7 @@ def make_config(variant: Variant, task: str, data_root: Path, budget: Budget,
     for loader, listed in ((cfg.train_dataloader, names),
                            (cfg.test_dataloader, facts.splits[split])):
         ann_file = work_dir / f'{len(listed)} {listed[0]}.txt'
-        write_atomically(ann_file, '\n'.join(listed))
+        write_text(ann_file, '\n'.join(listed))
         loader.dataset.update(
             data_root=str(data_root), ann_file=str(ann_file),
             metainfo=dict(classes=facts.classes, palette=facts.palette))
@@ -175,7 +176,7 @@ def kept(path: Path, request: dict, job: Callable[[], dict]) -> dict:
             return found
     result = json.loads(json.dumps(job(), default=float))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(result | dict(request=request)))
+    write_text(path, json.dumps(result | dict(request=request)))
     return result | dict(request=request)
 
 

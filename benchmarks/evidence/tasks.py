@@ -20,7 +20,7 @@ from dubai import read_scene
 from writing import write_image, write_label
 
 from relay_seg.datasets import DubaiDataset
-from relay_seg.engine import write_atomically
+from relay_seg.rasters.files import write_text
 from relay_seg.views import area_mean
 
 
@@ -128,7 +128,7 @@ def prepare(data: str, raw: Path, out: Path, reduce: int) -> Path:
         count += pixels.shape[1]
     mean = sums[0] / count
     std = np.sqrt(sums[1] / count - mean**2)
-    write_atomically(done, json.dumps(dict(
+    write_text(done, json.dumps(dict(
         scenes=records, mean=mean.round(1).tolist(),
         std=std.round(1).tolist())))
     return root

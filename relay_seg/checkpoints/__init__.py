@@ -5,7 +5,7 @@ from .host_loaders import register_loaders
 from .loading import load_weights, place_weights, with_our_names
 from .reading import read_checkpoint, sha256
 from .resuming import is_training_state, last_loadable
-from .writing import replacing, write_checkpoint
+from .writing import write_checkpoint
 
 # From here on nothing that the host loads is unpickled.
 register_loaders()
@@ -14,6 +14,6 @@ __all__ = [
     'CheckpointError', 'ResumedEarlyStoppingHook', 'UnsafeCheckpointError',
     'WholeCheckpointHook', 'is_training_state', 'last_loadable',
     'load_weights', 'local_file', 'place_weights', 'read_checkpoint',
-    'register_loaders', 'replacing', 'sha256', 'with_our_names',
+    'register_loaders', 'sha256', 'with_our_names',
     'write_checkpoint'
 ]

@@ -9,8 +9,9 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from torch.hub import tqdm
 
+from relay_seg.rasters.files import replacing
+
 from .errors import CheckpointError
-from .writing import replacing
 
 URLS = 'http://', 'https://', 'file://'
 #: Names a folder where files are looked for before they are downloaded.

@@ -14,8 +14,9 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
+from relay_seg.rasters.files import remove_unfinished, replacing
+
 from .host_types import plain
-from .writing import remove_unfinished, replacing
 
 
 class _LaterRemoval:

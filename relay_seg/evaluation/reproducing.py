@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from relay_seg.checkpoints import read_checkpoint, sha256
-from relay_seg.engine import write_atomically
+from relay_seg.rasters.files import write_text
 
 from .children import Children, Interrupted, ending_children
 from .planning import (
@@ -162,7 +162,7 @@ def carry_out(run: Run, settings: Settings, children: Children,
     problem = options_problem(run, settings)
     if problem:
         raise Failed(problem)
-    write_atomically(run.folder / OPTIONS,
+    write_text(run.folder / OPTIONS,
                      strict_json(options_of(run, settings)))
     trained = run.folder / TRAINED
     if trained.is_file():
@@ -170,7 +170,7 @@ def carry_out(run: Run, settings: Settings, children: Children,
     else:
         _run(training_command(run, settings), run.folder / 'train.log',
              settings, children, teller, lock)
-        write_atomically(trained, strict_json(
+        write_text(trained, strict_json(
             dict(checkpoint=best_checkpoint(run.folder).name)))
     checkpoint = run.folder / json.loads(trained.read_text())['checkpoint']
     if not checkpoint.is_file():
@@ -320,10 +320,10 @@ def _say_table(settings: Settings, names: Sequence[str],
     path = settings.runs / 'table.md'
     if settings.smoke:
         text = SMOKE + ''.join(f'\n{x}' for x in table.other_tables())
-        write_atomically(path, text)
+        write_text(path, text)
         say(text)
     else:
-        write_atomically(path, table.markdown())
+        write_text(path, table.markdown())
         say(table.published_rows(
             [key for key, p in PUBLISHED.items() if p.name in names]))
     say(f'Table: {path}')

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from relay_seg.checkpoints import local_file, sha256
 from relay_seg.config import load_config
-from relay_seg.engine import write_atomically
+from relay_seg.rasters.files import write_text
 
 from .confusion import ConfusionMetric
 from .report import scenes_csv
@@ -90,9 +90,9 @@ def write_results(runner: Runner, metrics: Mapping[str, float],
         device=device_name(),
         versions=versions())
     folder = Path(runner.work_dir)
-    write_atomically(folder / 'results.json', strict_json(results))
+    write_text(folder / 'results.json', strict_json(results))
     if report:
-        write_atomically(folder / 'scenes.csv', scenes_csv(report))
+        write_text(folder / 'scenes.csv', scenes_csv(report))
 
 
 def _confusion_metric(evaluator: Evaluator) -> ConfusionMetric | None:

@@ -1,9 +1,10 @@
 """Results beside the authors' published numbers, as Markdown and as bars."""
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from textwrap import shorten
+
+from relay_seg.rasters.files import replacing
 
 from .published import METRIC, MODELS, PUBLISHED, differences, training_of
 
@@ -166,10 +167,9 @@ class Table:
         axes[0].set_ylabel(f'{METRIC} %')
         axes[0].set_ylim(0, 100)
         axes[-1].legend(fontsize=8, frameon=False)
-        path = Path(path)
-        unfinished = path.with_name(f'.{os.getpid()}.{path.name}')
-        figure.savefig(unfinished, dpi=150)
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, dpi=150,
+                           format=Path(path).suffix[1:] or 'png')
 
     def _heights(self, dataset: str, model: tuple[str, bool]
                  ) -> tuple[float | None, float | None]:

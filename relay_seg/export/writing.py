@@ -1,15 +1,13 @@
 """ONNX files that appear under their name when they are whole and right."""
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from relay_seg.engine import write_atomically
+from relay_seg.rasters.files import replacing, write_text
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Views
 
@@ -63,7 +61,7 @@ def export_onnx(model: SlideEncoderDecoder, path: str | Path, *,
     example = tuple(view[:2] for view in noise(model, facts.input_size)[1])
     names = input_names(len(example))
     batches = [*noise(model, facts.input_size), *views]
-    with evaluating(model), _appearing(path) as unfinished:
+    with evaluating(model), replacing(path) as unfinished:
         graph = to_onnx(RawViews(model, facts.window).eval(), example, names,
                         'logits')
         write_metadata(graph, {KEY: facts.to_json()})
@@ -112,7 +110,7 @@ def export_deepness(model: SlideEncoderDecoder, path: str | Path, *,
             'which the data set does not say; give it in centimetres for '
             'each pixel.')
     batches = [*_whole(noise(model, facts.input_size)), *_whole(views)]
-    with evaluating(model), _appearing(path) as unfinished:
+    with evaluating(model), replacing(path) as unfinished:
         segment = TileProbabilities(model).eval()
         graph = to_onnx(segment, (batches[1][0][:2], ), ['tiles'],
                         'probabilities')
@@ -152,7 +150,7 @@ def quantise_onnx(source: str | Path, path: str | Path,
         raise ValueError('what quantising costs is measured on images; give '
                          'some.')
     facts = replace(OnnxModel(source, 'cpu').facts, quantised='int8')
-    with evaluating(model), _appearing(path) as unfinished:
+    with evaluating(model), replacing(path) as unfinished:
         quantize_dynamic(
             source, unfinished, op_types_to_quantize=['MatMul'],
             per_channel=True, weight_type=QuantType.QInt8)
@@ -164,7 +162,7 @@ def quantise_onnx(source: str | Path, path: str | Path,
             partial(OnnxModel(unfinished, 'cpu').window_logits,
                     size=facts.window), views)
         size = unfinished.stat().st_size
-    write_atomically(path.with_name(f'{path.name}.json'), json.dumps(
+    write_text(path.with_name(f'{path.name}.json'), json.dumps(
         asdict(comparison) | dict(
             file=path.name, bytes=size, unquantised=source.name,
             unquantised_bytes=source.stat().st_size), indent=2) + '\n')
@@ -191,15 +189,3 @@ def _check(comparison: Comparison, path: Path) -> None:
     if not comparison.max_difference <= TOLERANCE:
         raise ValueError(f'{path} is not written, it would compute something '
                          f'else than the model: {comparison}.')
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A name to write under; what is there at the end gets the real one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

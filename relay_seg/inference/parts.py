@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relay_seg.engine import write_atomically
+from relay_seg.rasters.files import write_text
 from relay_seg.views import Window
 
 from .plan import Plan
@@ -70,7 +70,7 @@ class Parts:
         for path in self.folder.iterdir():
             if path.name != 'lock':
                 _remove(path)
-        write_atomically(state, json.dumps(signature, indent=2) + '\n')
+        write_text(state, json.dumps(signature, indent=2) + '\n')
         return stale
 
     def finished(self) -> set[int]:

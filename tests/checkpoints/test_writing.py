@@ -15,9 +15,9 @@ from relay_seg.checkpoints import (
     hook,
     read_checkpoint,
     register_loaders,
-    replacing,
     write_checkpoint,
 )
+from relay_seg.rasters.files import replacing
 
 HERE = Path(__file__).parent
 

@@ -257,33 +257,3 @@ def choose_bands(raster: rasterio.DatasetReader, bands: Sequence[int] | None,
             '`bands` of the reading transforms (1 is the first), or set '
             'in_channels, mean, std and fill for that many.')
     return chosen
-
-
-def write_class_ids(path: Path, ids: np.ndarray,
-                    palette: Sequence[Sequence[int]], like: Path) -> None:
-    """Write class ids as a tiled GeoTIFF with a colour table.
-
-    Args:
-        path: File to write; it appears under this name when it is whole.
-        ids: (H, W) uint8.
-        palette: Colour of each class.
-        like: Raster whose CRS and transform the file gets.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
-    with open_raster(like) as source:
-        crs, transform = source.crs, source.transform
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(
-                    unfinished, 'w', driver='GTiff', count=1, dtype='uint8',
-                    height=ids.shape[0], width=ids.shape[1], crs=crs,
-                    transform=transform, tiled=True, blockxsize=256,
-                    blockysize=256, compress='deflate') as raster:
-                raster.write(ids, 1)
-                raster.write_colormap(1, {
-                    i: (*colour, 255) for i, colour in enumerate(palette)})
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

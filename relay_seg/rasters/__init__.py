@@ -1,0 +1,19 @@
+"""The one place that knows files: pixels, places, polygons, and writing."""
+from .files import remove_unfinished, replacing, write_text
+from .reading import (
+    EXACT_OVERVIEWS,
+    choose_bands,
+    exact_overviews,
+    open_raster,
+    pixel_metres,
+    raster_reader,
+    read_region,
+    reused_raster,
+)
+from .writing import write_class_ids
+
+__all__ = [
+    'EXACT_OVERVIEWS', 'choose_bands', 'exact_overviews', 'open_raster',
+    'pixel_metres', 'raster_reader', 'read_region', 'remove_unfinished',
+    'replacing', 'reused_raster', 'write_class_ids', 'write_text',
+]

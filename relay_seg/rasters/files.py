@@ -1,0 +1,37 @@
+"""Files that appear under their name when they are whole."""
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = '.unfinished'
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Path to write to; what is there afterwards takes the name ``path``.
+
+    Until then, and if writing fails, the file of that name stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.{path.name}.{os.getpid()}{UNFINISHED}')
+    try:
+        yield unfinished
+        with unfinished.open('rb') as file:
+            os.fsync(file.fileno())  # whole on the disk, not only in memory
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what killed processes left of files they were writing."""
+    for path in Path(folder).glob(f'.*{UNFINISHED}'):
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as a whole."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text)
