@@ -13,6 +13,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from relay_seg.data_preprocessor import ViewsDataPreprocessor
 from relay_seg.datasets.labels import label_lookup
+from relay_seg.rasters import EXACT_OVERVIEWS
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.structures import view_labels
 from relay_seg.transforms import (
@@ -332,7 +333,7 @@ def test_bands_are_chosen_and_ordered(tmp_path, make_scene, bands, count):
 
 
 @pytest.mark.parametrize('bands, count', [
-    (None, 1), (None, 4), ((1, 2), 4)])
+    (None, 1), (None, 5), ((1, 2), 4)])
 @pytest.mark.parametrize('whole', [False, True])
 def test_other_bands_than_the_models_are_refused(tmp_path, make_scene, bands,
                                                  count, whole):
@@ -660,6 +661,7 @@ def test_overviews_of_bytes_travel_as_bytes(tmp_path, make_scene):
                        np.zeros((320, 320), np.uint8))
     with rasterio.open(scene[0], 'r+') as raster:
         raster.build_overviews([4], rasterio.enums.Resampling.average)
+        raster.update_tags(**{EXACT_OVERVIEWS: '1'})
     packed = piped(scene, Window(100, 100, 32, 48))['inputs']
     assert [x.dtype for x in packed] == [torch.uint8] * 2
 

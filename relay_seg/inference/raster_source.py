@@ -1,7 +1,7 @@
 """Scenes in files: aligned rasters, as normalised pixels."""
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -11,13 +11,22 @@ import rasterio
 import torch
 from affine import Affine
 from mmengine.logging import MMLogger
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as RasterWindow
 from torch import Tensor
 
-from relay_seg.rasters import choose_bands, open_raster, read_region
+from relay_seg.rasters import (
+    Content,
+    choose_bands,
+    content_of,
+    data_bands,
+    open_raster,
+    read_data,
+    read_region,
+    transform_of,
+)
+from relay_seg.rasters.mosaics import missing_parts
 from relay_seg.views import Window
 
 from .source import Bands
@@ -25,16 +34,15 @@ from .source import Bands
 BLOCK = 64, 512  # rows of a file's blocks that are worth aligning with
 #: Largest difference of grids that are taken for one, in pixels.
 APART = 0.01
+AGAIN = 4  # times that a block is read where files are known to be missing
 
 
 @dataclass(frozen=True)
 class Layer:
     """One file of a scene and its bands."""
     path: Path
-    bands: tuple[int, ...]
+    content: Content
     fill: tuple[float, ...]
-    masked: bool
-    bytes: bool  # of bytes, each of which is a value
 
 
 class RasterSource:
@@ -62,50 +70,44 @@ class RasterSource:
             if not path.exists():
                 raise FileNotFoundError(
                     f'{path} does not exist; check the inputs.')
-        with open_raster(self.paths[0]) as first:
-            self.crs, self.transform = first.crs, first.transform
+        with self._look(self.paths[0]) as first:
+            self.crs, self.transform = first.crs, transform_of(first)
             self.shape = first.shape
             rows, columns = first.block_shapes[0]
             self.dtype = first.dtypes[0]
             self.tiled = columns < first.width or rows == first.height
         self.block_rows = rows if BLOCK[0] <= rows <= BLOCK[1] else 256
-        self.layers = self._look_at()
-        self.bands = sum(len(layer.bands) for layer in self.layers)
-        #: Whether pixels stay the bytes that they are in the files.
-        self.bytes = not pixel_size and not skip_damaged and all(
-            layer.bytes for layer in self.layers)
-        self.warp = None
+        self.warp: dict | None = None
+        for path in self.paths:
+            with self._look(path) as raster:
+                self._check_grid(raster)
+                if raster.driver == 'VRT' and skip_damaged:
+                    for file, window in missing_parts(path, raster.shape):
+                        self.note_damage(window, path, f'{file} is missing')
         if pixel_size:
             self._resample(pixel_size)
+        self.layers = self._look_at()
+        self.bands = len(bands.fill)
+        #: Whether pixels stay the bytes that they are in the files.
+        self.bytes = not pixel_size and not skip_damaged and all(
+            layer.content.bytes for layer in self.layers)
 
     def _look_at(self) -> list[Layer]:
-        """Check that the files fit each other and the model."""
+        """Check that the bands are those of the model."""
         found = []
         for path in self.paths:
-            with open_raster(path) as raster:
-                self._check_grid(raster)
-                if any(t.startswith('complex') for t in raster.dtypes):
-                    raise ValueError(
-                        f'{path} holds complex numbers; write amplitudes or '
-                        'intensities to a file first.')
-                flags = raster.mask_flag_enums[0]
-                found.append((path, raster.indexes, raster.colorinterp,
-                              MaskFlags.per_dataset in flags,
-                              set(raster.dtypes) == {'uint8'}
-                              and raster.nodata is None))
-        every = [(i, band) for i, (_, indexes, *_) in enumerate(found)
+            with self._look(path) as raster:
+                if len(self.paths) == 1:
+                    bands = choose_bands(raster, self._bands.chosen,
+                                         len(self._bands.fill))
+                    return [self._layer_of(path, bands, self._bands.fill)]
+                found.append((raster.indexes, data_bands(raster)))
+        every = [(i, band) for i, (indexes, _) in enumerate(found)
                  for band in indexes]
         expected, chosen = len(self._bands.fill), self._bands.chosen
         if chosen is None and len(every) > expected:
-            # An alpha band says where there is data; it is no data.
-            every = [(i, band) for i, band in every
-                     if found[i][2][band - 1] != ColorInterp.alpha]
-            chosen = tuple(range(1, len(every) + 1))
-        if len(found) == 1:
-            with open_raster(self.paths[0]) as raster:
-                numbers = [every[i - 1][1] if 0 < i <= len(every) else i
-                           for i in chosen or ()]
-                choose_bands(raster, numbers, expected)
+            every = [(i, band) for i, (_, of_data) in enumerate(found)
+                     for band in of_data]
         chosen = chosen or tuple(range(1, len(every) + 1))
         if not set(chosen) <= set(range(1, len(every) + 1)):
             raise ValueError(f'{self.name} has bands 1 to {len(every)} but '
@@ -122,11 +124,39 @@ class RasterSource:
             stop = start
             while stop < len(picked) and picked[stop][0] == i:
                 stop += 1
-            layers.append(Layer(
-                found[i][0], tuple(band for _, band in picked[start:stop]),
-                self._bands.fill[start:stop], *found[i][3:]))
+            layers.append(self._layer_of(
+                self.paths[i], [band for _, band in picked[start:stop]],
+                self._bands.fill[start:stop]))
             start = stop
         return layers
+
+    def _look(self, path: Path
+              ) -> AbstractContextManager[rasterio.DatasetReader]:
+        """Open a file; one of which parts are missing only to skip them."""
+        return open_raster(path, whole=not self.skip_damaged)
+
+    def _layer_of(self, path: Path, bands: Sequence[int],
+                  fill: tuple[float, ...]) -> Layer:
+        """Bands of a file, as they are read."""
+        with self._look(path) as raster, self.as_read(raster) as read:
+            return Layer(path, content_of(read, bands), fill)
+
+    def as_read(self, raster: rasterio.DatasetReader
+                ) -> rasterio.DatasetReader:
+        """A file of the scene, resampled if that is asked for.
+
+        Where the grid reaches over the file, there is no data.
+        """
+        if self.warp is None:
+            return raster
+        if len({str(x) for x in raster.nodatavals}) > 1:
+            raise ValueError(
+                f'{raster.name} has another nodata value in each band, which '
+                'cannot be resampled; write one for all first, for example '
+                'with gdalwarp -dstnodata.')
+        plain = raster.nodata is None and len(data_bands(raster)) == (
+            raster.count)
+        return WarpedVRT(raster, add_alpha=plain, **self.warp)
 
     def _check_grid(self, raster: rasterio.DatasetReader) -> None:
         """The rasters of a scene lie on each other, pixel by pixel."""
@@ -140,10 +170,11 @@ class RasterSource:
             raise ValueError(
                 f'{raster.name} is in {raster.crs} but {first} in {self.crs};'
                 ' bring them to one grid, for example with gdalwarp.')
-        if self.transform.is_identity or raster.transform.is_identity:
+        other = transform_of(raster)
+        if self.transform.is_identity or other.is_identity:
             return
         for corner in ((0, 0), self.shape[::-1]):
-            x, y = ~self.transform @ (raster.transform @ corner)
+            x, y = ~self.transform @ (other @ corner)
             if max(abs(x - corner[0]), abs(y - corner[1])) > APART:
                 raise ValueError(
                     f'{raster.name} does not lie on {first}: its corner '
@@ -209,22 +240,23 @@ class RasterReader:
         pixels = layers[0] if len(layers) == 1 else np.concatenate(layers)
         valid = np.ones(pixels.shape[1:], bool) if source.bytes else (
             ~np.isnan(pixels).all(axis=0))
-        for layer in source.layers:
-            if layer.masked:
-                valid &= self._mask(layer, region)
         for hole in list(source.damaged):
             y, x = hole.top - region.top, hole.left - region.left
-            valid[max(y, 0):max(y + hole.height, 0),
-                  max(x, 0):max(x + hole.width, 0)] = False
+            inside = (slice(max(y, 0), max(y + hole.height, 0)),
+                      slice(max(x, 0), max(x + hole.width, 0)))
+            valid[inside] = False
+            pixels[:, *inside] = np.nan
         return torch.from_numpy(pixels), torch.from_numpy(valid)
 
     def _layer(self, layer: Layer, region: Window) -> np.ndarray:
         source = self._source
-        dtype = np.uint8 if source.bytes else np.float32
         try:
             with self._opened(layer.path) as raster:
-                return read_region(raster, region, bands=layer.bands,
-                                   fill=layer.fill, dtype=dtype)
+                if source.bytes:
+                    return read_region(
+                        raster, region, bands=layer.content.bands,
+                        fill=layer.fill, dtype=np.uint8)
+                return read_data(raster, region, layer.content, layer.fill)
         except RasterioError as error:
             if not source.skip_damaged:
                 raise ValueError(
@@ -236,28 +268,37 @@ class RasterReader:
 
     def _by_blocks(self, layer: Layer, region: Window) -> np.ndarray:
         """As much of a region as can be read, NaN elsewhere."""
-        out = np.full((len(layer.bands), *region[2:4]), np.nan, np.float32)
+        out = np.full((len(layer.fill), *region[2:4]), np.nan, np.float32)
         with self._opened(layer.path) as raster:
-            for whole, block in blocks(raster, region):
-                try:
-                    pixels = read_region(
-                        raster, block, bands=layer.bands, fill=layer.fill)
-                except RasterioError as error:
-                    pixels = np.nan
-                    self._source.note_damage(whole, layer.path, str(error))
-                y, x = block.top - region.top, block.left - region.left
-                out[:, y:y + block.height, x:x + block.width] = pixels
+            parts = list(blocks(raster, region))
+        for whole, block in parts:
+            # That a file is missing is said once for each of a block.
+            again = AGAIN if self._known(block) else 0
+            try:
+                with self._opened(layer.path) as raster:
+                    pixels = self._patiently(again, raster, block, layer)
+            except RasterioError as error:
+                pixels = np.nan
+                self._source.note_damage(whole, layer.path, str(error))
+            y, x = block.top - region.top, block.left - region.left
+            out[:, y:y + block.height, x:x + block.width] = pixels
         return out
 
-    def _mask(self, layer: Layer, region: Window) -> np.ndarray:
-        """Where a file's alpha band or mask says that it holds something."""
-        top, left, height, width, _ = region
-        try:
-            with self._opened(layer.path) as raster:
-                return raster.read_masks(1, window=RasterWindow(
-                    left, top, width, height)) > 0
-        except RasterioError:  # said when the pixels were read
-            return np.ones((height, width), bool)
+    @staticmethod
+    def _patiently(again: int, raster: rasterio.DatasetReader,
+                   block: Window, layer: Layer) -> np.ndarray:
+        """Pixels of a block, though reading it fails some times."""
+        for _ in range(again):
+            with suppress(RasterioError):
+                return read_data(raster, block, layer.content, layer.fill)
+        return read_data(raster, block, layer.content, layer.fill)
+
+    def _known(self, region: Window) -> bool:
+        """Whether it is known that some of it cannot be read."""
+        bottom, right = region.top + region.height, region.left + region.width
+        return any(w.top < bottom and region.top < w.top + w.height
+                   and w.left < right and region.left < w.left + w.width
+                   for w in list(self._source.damaged))
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[rasterio.DatasetReader]:
@@ -272,9 +313,7 @@ class RasterReader:
             idle.append(raster)
 
     def _open(self, path: Path) -> rasterio.DatasetReader:
-        raster = rasterio.open(path)
-        return WarpedVRT(raster, **self._source.warp) if (
-            self._source.warp) else raster
+        return self._source.as_read(rasterio.open(path))
 
 
 def blocks(raster: rasterio.DatasetReader,

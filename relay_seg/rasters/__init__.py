@@ -2,18 +2,24 @@
 from .files import remove_unfinished, replacing, write_text
 from .reading import (
     EXACT_OVERVIEWS,
+    Content,
     choose_bands,
+    content_of,
+    data_bands,
     exact_overviews,
     open_raster,
     pixel_metres,
     raster_reader,
+    read_data,
     read_region,
     reused_raster,
+    transform_of,
 )
 from .writing import write_class_ids
 
 __all__ = [
-    'EXACT_OVERVIEWS', 'choose_bands', 'exact_overviews', 'open_raster',
-    'pixel_metres', 'raster_reader', 'read_region', 'remove_unfinished',
-    'replacing', 'reused_raster', 'write_class_ids', 'write_text',
+    'EXACT_OVERVIEWS', 'Content', 'choose_bands', 'content_of', 'data_bands',
+    'exact_overviews', 'open_raster', 'pixel_metres', 'raster_reader',
+    'read_data', 'read_region', 'remove_unfinished', 'replacing',
+    'reused_raster', 'transform_of', 'write_class_ids', 'write_text',
 ]

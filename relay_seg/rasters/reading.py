@@ -1,36 +1,52 @@
-"""Regions of image files, read through rasterio: the edge of the package."""
+"""Pixels of image files and what of them is data: one reader for all doors."""
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window as RasterWindow
 
 from relay_seg.views import Read, Window, crop, valid_mean
 
-#: Tag of files whose overviews hold exact means (data_prep/ writes it).
+from .mosaics import missing_parts
+
+#: Tag of files whose overviews hold exact means (converters write it).
 EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
+#: Larger numbers measure nothing; undeclared, they stand for no data.
+LARGEST = 1e30
+ORIENTATION = 0x0112  # of EXIF
 #: Opens a file, 1, or its overview of a factor.
 Opened = Callable[[str | Path, int],
                   AbstractContextManager[rasterio.DatasetReader]]
 
 
 @contextmanager
-def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
+def open_raster(path: str | Path,
+                whole: bool = True) -> Iterator[rasterio.DatasetReader]:
     """Open any image or raster that GDAL reads.
 
+    Args:
+        path: File.
+        whole: Refuse a virtual raster of which files are missing.
+
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: GDAL cannot read it, or it ends too early.
+        FileNotFoundError: There is no such file, or one that it refers to.
+        ValueError: GDAL cannot read it, it ends too early, it holds no
+            bands, or its pixels are to be turned before they are shown.
     """
     if not Path(path).exists():
         raise _missing(path)
-    with _named(path), _whole_png(), _open(path) as raster:
+    with _named(path), _whole_png(), _open(path, whole) as raster:
         yield raster
 
 
@@ -70,10 +86,56 @@ def _open_once(path: str, factor: int,
     return _open(path, overview_level=_overviews(path, stamp)[factor])
 
 
-def _open(path: str | Path, **kwargs) -> rasterio.DatasetReader:
+def _open(path: str | Path, whole: bool = True,
+          **kwargs) -> rasterio.DatasetReader:
     with warnings.catch_warnings(), _whole_png():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        return rasterio.open(path, **kwargs)
+        raster = rasterio.open(path, **kwargs)
+    if not raster.count:
+        inside = ', '.join(raster.subdatasets) or 'none'
+        raise ValueError(
+            f'{path} is a container without bands of its own; give one of '
+            f'the rasters inside ({inside}), as a file made with '
+            'gdal_translate.')
+    if whole and raster.driver == 'VRT' and Path(path).is_file():
+        files = [part.file for part in missing_parts(path, raster.shape)]
+        if files:
+            raise FileNotFoundError(
+                f'{path} refers to {", ".join(files[:5])}'
+                f'{" and others" * (len(files) > 5)}, which are not there; '
+                'bring them back. (Prediction takes their pixels for no data '
+                'with --on-error skip.)')
+    turn = _orientation(raster)
+    if turn > 1:
+        raise ValueError(
+            f'{path} is to be turned or mirrored when it is shown (EXIF '
+            f'orientation {turn}), so its pixels lie elsewhere than one sees '
+            'them; turn the pixels first, for example with "mogrify '
+            f'-auto-orient {path}".')
+    return raster
+
+
+def _orientation(raster: rasterio.DatasetReader) -> int:
+    """How a JPEG or PNG says in EXIF that it is to be turned; 1: it is not.
+
+    GDAL tells it of JPEG only.
+    """
+    if raster.driver == 'JPEG':
+        return int(raster.tags().get('EXIF_Orientation', 1))
+    if raster.driver != 'PNG' or not os.path.isfile(raster.name):
+        return 1
+    with open(raster.name, 'rb') as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size, kind = struct.unpack('>I4s', head)
+            if kind in (b'IDAT', b'IEND'):
+                break
+            if kind == b'eXIf':
+                exif = Image.Exif()
+                exif.load(b'Exif\0\0' + file.read(size))
+                return exif.get(ORIENTATION, 1)
+            file.seek(size + 4, os.SEEK_CUR)
+    return 1
 
 
 def exact_overviews(path: str | Path) -> dict[int, int]:
@@ -86,16 +148,13 @@ def _overviews(path: str, stamp: tuple) -> dict[int, int]:
     """See :func:`exact_overviews`.
 
     Their cells start with the first pixel and are ``factor`` pixels wide.
-    GDAL's own overviews are not so where the factor does not divide the size
-    of the file, and are left out there.
+    Overviews that others made are left out: nothing says what they hold.
     """
     raster = _open_once(path, 1, stamp)
-    found = {}
-    for level, factor in enumerate(raster.overviews(1)):
-        divides = all(side % factor == 0 for side in raster.shape)
-        if raster.tags().get(EXACT_OVERVIEWS) or divides:
-            found[factor] = level
-    return found
+    if not raster.tags().get(EXACT_OVERVIEWS):
+        return {}
+    return {factor: level
+            for level, factor in enumerate(raster.overviews(1))}
 
 
 @contextmanager
@@ -119,13 +178,25 @@ def _whole_png() -> rasterio.Env:
     return rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO')
 
 
+def transform_of(raster: rasterio.DatasetReader) -> Affine:
+    """Where pixels lie; the identity where the file does not say.
+
+    Of some formats, such as PPM, rasterio leaves it undefined then.
+    """
+    place = raster.transform
+    if raster.driver == 'PNM' or abs(place.determinant) < 1e-30:
+        return Affine.identity()
+    return place
+
+
 def pixel_metres(raster: rasterio.DatasetReader) -> float | None:
     """Side of a pixel in metres; None where the file does not say.
 
     A place without a CRS is taken to be in metres: some owners hide where
     their data lie by removing it.
     """
-    if raster.transform.is_identity:
+    transform = transform_of(raster)
+    if transform.is_identity:
         return None
     if raster.crs is None:
         unit = 1.
@@ -133,7 +204,92 @@ def pixel_metres(raster: rasterio.DatasetReader) -> float | None:
         unit = raster.crs.linear_units_factor[1]
     else:
         return None
-    return abs(raster.transform.determinant)**0.5 * unit
+    return abs(transform.determinant)**0.5 * unit
+
+
+@dataclass(frozen=True)
+class Content:
+    """Bands of a file as a model reads them, and what of them is data.
+
+    No data are: each band's own nodata value, NaN, infinite numbers, numbers
+    beyond ``LARGEST``, and, in all bands, pixels that an alpha band, a mask
+    in the file or one beside it (.msk) leaves out.
+
+    Args:
+        bands: Bands, the first is 1.
+        nodata: Nodata value of each band; None without one.
+        mask: Band that says where there is data, 0 for the file's mask, None
+            if nothing does.
+        bytes: All is data, and of bytes.
+    """
+    bands: tuple[int, ...]
+    nodata: tuple[float | None, ...]
+    mask: int | None
+    bytes: bool
+
+
+def data_bands(raster: rasterio.DatasetReader) -> tuple[int, ...]:
+    """Bands of a file that hold data: all but alpha."""
+    return tuple(band for band, kind in zip(
+        raster.indexes, raster.colorinterp) if kind != ColorInterp.alpha)
+
+
+def content_of(raster: rasterio.DatasetReader,
+               bands: Sequence[int]) -> Content:
+    """What of some bands is data.
+
+    Raises:
+        ValueError: They hold complex numbers, or entries of a colour table.
+    """
+    if any(raster.dtypes[band - 1].startswith('complex') for band in bands):
+        raise ValueError(
+            f'{raster.name} holds complex numbers; write amplitudes or '
+            'intensities to a file first.')
+    kinds = raster.colorinterp
+    if any(kinds[band - 1] == ColorInterp.palette for band in bands):
+        raise ValueError(
+            f'{raster.name} holds entries of a colour table, whose numbers '
+            'are no intensities; expand it first: gdal_translate -expand '
+            f'rgb {raster.name} rgb.tif')
+    mask = None
+    alpha = [band for band, kind in zip(raster.indexes, kinds)
+             if kind == ColorInterp.alpha]
+    flags = raster.mask_flag_enums[bands[0] - 1]
+    if alpha and alpha[-1] not in bands:
+        mask = alpha[-1]
+    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        mask = 0
+    nodata = tuple(raster.nodatavals[band - 1] for band in bands)
+    return Content(
+        tuple(bands), nodata, mask,
+        mask is None and not any(x is not None for x in nodata)
+        and all(raster.dtypes[band - 1] == 'uint8' for band in bands))
+
+
+def choose_bands(raster: rasterio.DatasetReader, bands: Sequence[int] | None,
+                 expected: int) -> tuple[int, ...]:
+    """Bands to read from a file, checked against what a model expects.
+
+    Args:
+        raster: Open file.
+        bands: Bands named by the config, the first is 1; None for all, less
+            alpha if these are too many.
+        expected: Bands of the model.
+    """
+    chosen = tuple(bands) if bands else raster.indexes
+    if not bands and len(chosen) > expected:
+        chosen = data_bands(raster)
+    if not set(chosen) <= set(raster.indexes):
+        raise ValueError(
+            f'{raster.name} has bands 1 to {raster.count} but bands={chosen} '
+            'are asked for; choose among them (1 is the first).')
+    if len(chosen) != expected:
+        raise ValueError(
+            f'{raster.name} has {raster.count} bands, {len(chosen)} are '
+            f'asked for and the model takes {expected}; choose them with '
+            '`bands` of the reading transforms (1 is the first), or set '
+            'in_channels, mean, std and fill for that many.')
+    return chosen
 
 
 def raster_reader(path: str | Path, *, bands: Sequence[int] | None,
@@ -156,21 +312,21 @@ def raster_reader(path: str | Path, *, bands: Sequence[int] | None,
         ValueError: The file does not have as many bands as ``fill``.
     """
     with opened(path, 1) as raster:
-        bands = choose_bands(raster, bands, len(fill))
+        content = content_of(raster, choose_bands(raster, bands, len(fill)))
         height, width = raster.shape
-        overviews = exact_overviews(path)
+        overviews = exact_overviews(path) if content.mask is None else {}
 
     def read(region: Window, factor: int) -> np.ndarray:
         on_grid = region.top % factor == region.left % factor == 0
         if factor > 1 and factor in overviews and on_grid:
             reduced = Window(*(side // factor for side in region[:4]))
             with opened(path, factor) as raster:
-                out = read_region(raster, reduced, bands=bands, fill=fill)
+                out = read_data(raster, reduced, content, fill)
             return _fill_edge(out, reduced, (height / factor, width / factor),
                               fill)
         with opened(path, 1) as raster:
             return valid_mean(
-                read_region(raster, region, bands=bands, fill=fill), factor)
+                read_data(raster, region, content, fill), factor)
 
     return read
 
@@ -200,11 +356,44 @@ def _fill_edge(image: np.ndarray, window: Window, shape: tuple[float, float],
         np.isnan(fill), image, np.where(np.isnan(image), fill, mixed)))
 
 
+def read_data(raster: rasterio.DatasetReader, window: Window,
+              content: Content, fill: Sequence[float]) -> np.ndarray:
+    """Pixels of a region, also beyond the border, NaN for no data.
+
+    Args:
+        raster: Open file, or one that is resampled.
+        window: Region; its angle is not looked at.
+        content: Its bands.
+        fill: Value of each of these bands outside the raster.
+
+    Returns:
+        (bands, window.height, window.width) float32.
+    """
+    inside, inner = _inside(raster, window)
+    if inside is None:
+        return crop(np.empty((len(content.bands), 0, 0), np.float32), inner,
+                    fill)
+    bands = list(content.bands)
+    pixels = raster.read(bands + ([content.mask] if content.mask else []),
+                         window=inside)
+    values = pixels[:len(bands)].astype(np.float32)
+    for value, stored, nodata in zip(values, pixels, content.nodata):
+        if nodata is not None:  # compared as it is in the file
+            value[stored == nodata] = np.nan
+    if pixels.dtype.kind == 'f':
+        # Neither is a comparison with NaN: it stays what it is.
+        values[np.abs(values) > LARGEST] = np.nan
+    if content.mask is not None:
+        masked = (pixels[-1] if content.mask
+                  else raster.read_masks(bands[0], window=inside)) == 0
+        values[:, masked] = np.nan
+    return crop(values, inner, fill)
+
+
 def read_region(raster: rasterio.DatasetReader, window: Window, *,
-                bands: Sequence[int],
-                fill: Sequence[float],
+                bands: Sequence[int], fill: Sequence[float],
                 dtype: type = np.float32) -> np.ndarray:
-    """Native pixels of a region, also beyond the border.
+    """Numbers of a region as they are in the file, also beyond the border.
 
     Args:
         raster: Open file.
@@ -216,44 +405,30 @@ def read_region(raster: rasterio.DatasetReader, window: Window, *,
     Returns:
         (len(bands), window.height, window.width).
     """
+    inside, inner = _inside(raster, window)
+    pixels = (np.empty((len(bands), 0, 0)) if inside is None
+              else raster.read(list(bands), window=inside))
+    return crop(pixels.astype(dtype, copy=False), inner, fill)
+
+
+def _inside(raster: rasterio.DatasetReader,
+            window: Window) -> tuple[RasterWindow | None, Window]:
+    """The part of a region that lies in a raster, and the region seen there.
+
+    Args:
+        raster: Open file.
+        window: Region.
+
+    Returns:
+        The part, None if there is none; the region, counted from its corner.
+    """
     top, left = (min(max(start, 0), end) for start, end in zip(
         (window.top, window.left), raster.shape))
     bottom, right = (min(max(start + size, 0), end) for start, size, end in
                      zip((window.top, window.left),
                          (window.height, window.width), raster.shape))
-    if bottom > top and right > left:
-        pixels = raster.read(
-            list(bands),
-            window=RasterWindow(left, top, right - left, bottom - top))
-    else:
-        pixels = np.empty((len(bands), 0, 0))
     inner = Window(window.top - top, window.left - left, window.height,
                    window.width)
-    values = pixels.astype(dtype, copy=False)
-    if raster.nodata is not None and np.issubdtype(dtype, np.floating):
-        values = np.where(pixels == raster.nodata, np.nan, values)
-        values = values.astype(dtype, copy=False)
-    return crop(values, inner, fill)
-
-
-def choose_bands(raster: rasterio.DatasetReader, bands: Sequence[int] | None,
-                 expected: int) -> tuple[int, ...]:
-    """Bands to read from a file, checked against what a model expects.
-
-    Args:
-        raster: Open file.
-        bands: Bands named by the config, the first is 1; None for all.
-        expected: Bands of the model.
-    """
-    chosen = tuple(bands) if bands else raster.indexes
-    if not set(chosen) <= set(raster.indexes):
-        raise ValueError(
-            f'{raster.name} has bands 1 to {raster.count} but bands={chosen} '
-            'are asked for; choose among them (1 is the first).')
-    if len(chosen) != expected:
-        raise ValueError(
-            f'{raster.name} has {raster.count} bands, {len(chosen)} are '
-            f'asked for and the model takes {expected}; choose them with '
-            '`bands` of the reading transforms (1 is the first), or set '
-            'in_channels, mean, std and fill for that many.')
-    return chosen
+    if bottom <= top or right <= left:
+        return None, inner
+    return RasterWindow(left, top, right - left, bottom - top), inner

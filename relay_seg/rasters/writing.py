@@ -8,7 +8,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from .files import replacing
-from .reading import open_raster
+from .reading import open_raster, transform_of
 
 
 def write_class_ids(path: Path, ids: np.ndarray,
@@ -22,7 +22,7 @@ def write_class_ids(path: Path, ids: np.ndarray,
         like: Raster whose CRS and transform the file gets.
     """
     with open_raster(like) as source:
-        crs, transform = source.crs, source.transform
+        crs, transform = source.crs, transform_of(source)
     with replacing(path) as unfinished, warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         with rasterio.open(

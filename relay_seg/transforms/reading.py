@@ -15,8 +15,10 @@ from relay_seg.datasets.labels import (
 )
 from relay_seg.rasters import (
     choose_bands,
+    content_of,
     open_raster,
     raster_reader,
+    read_data,
     read_region,
     reused_raster,
 )
@@ -308,14 +310,12 @@ class ReadScene(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         with open_raster(results['img_path']) as raster:
-            bands = choose_bands(raster, self.bands, self.num_bands)
+            content = content_of(raster, choose_bands(
+                raster, self.bands, self.num_bands))
             shape = raster.shape
-            if raster.dtypes[0] == 'uint8' and raster.nodata is None:
-                image = raster.read(bands)
-            else:
-                image = read_region(
-                    raster, Window(0, 0, *shape), bands=bands,
-                    fill=[np.nan] * len(bands))
+            image = raster.read(content.bands) if content.bytes else (
+                read_data(raster, Window(0, 0, *shape), content,
+                          [np.nan] * self.num_bands))
         results['img'] = image.transpose(1, 2, 0)
         if results.get('seg_map_path'):
             with open_raster(results['seg_map_path']) as raster:

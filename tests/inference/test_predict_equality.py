@@ -184,7 +184,9 @@ def test_alpha_says_where_there_is_data(cheap, noise, scene_file, tmp_path,
     path = scene_file(tmp_path / 'scene.tif', image, alpha='yes')
     out = tmp_path / 'out.tif'
     predict_raster(cheap(), path, out)
-    classes, _ = in_memory(cheap(), image[:3])
+    seen = image[:3].astype(np.float32)
+    seen[:, 20:, 30:] = np.nan
+    classes, _ = in_memory(cheap(), seen)
     classes[20:, 30:] = 255
     np.testing.assert_array_equal(read(out)[0], classes)
 
