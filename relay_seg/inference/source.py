@@ -9,6 +9,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from torch import Tensor
 
+from relay_seg.rasters.reading import LARGEST
 from relay_seg.views import Read, Window, crop, valid_mean
 
 
@@ -111,7 +112,8 @@ class ArraySource:
     Args:
         array: (C, H, W).
         bands: What the model makes of them.
-        nodata: Value of pixels that hold nothing, if there is one.
+        nodata: Value of pixels that hold nothing, if there is one; NaN and
+            infinite numbers never do.
     """
     name = 'array'
     crs = None
@@ -144,5 +146,7 @@ class ArraySource:
         pixels = np.array(part, dtype=np.float32)
         if self._nodata is not None:
             pixels[np.asarray(part) == self._nodata] = np.nan
+        if part.dtype.kind == 'f':
+            pixels[np.abs(pixels) > LARGEST] = np.nan
         pixels = torch.from_numpy(pixels)
         return pixels, ~pixels.isnan().all(dim=0)
