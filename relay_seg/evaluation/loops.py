@@ -13,7 +13,12 @@ from torch.utils.data import DataLoader
 
 from relay_seg.datasets.labels import IGNORE, as_ids, map_labels
 from relay_seg.hooks import WritePredictions
-from relay_seg.inference.deciding import decide, to_cpu
+from relay_seg.inference.deciding import (
+    are_numbers,
+    check_numbers,
+    decide,
+    to_cpu,
+)
 from relay_seg.inference.forward import Forward, forget
 from relay_seg.inference.model import bands_of
 from relay_seg.inference.plan import Plan
@@ -125,12 +130,14 @@ class _Streaming:
         device = model.data_preprocessor.device
         matrix = torch.zeros(classes, classes, dtype=torch.int64,
                              device=device)
+        finite = torch.ones((), dtype=torch.bool, device=device)
         kept: list[tuple[Tensor, np.ndarray]] = []
         for band in stream(
                 model, source, plan, 0, len(plan.bands), threads=THREADS,
                 forward=Forward(model, plan.size, plan.batch_size),
                 timer=Timer(), advance=_ignore, skip_empty=False):
             low, high = plan.bands[band.index]
+            finite &= are_numbers(band.logits).to(device)
             ids = decide(model, band.logits)
             truth = _labels(sample, low, high, source.shape[1])
             truth[~plan.covered(low, high)] = metric.ignore_index
@@ -144,6 +151,7 @@ class _Streaming:
                 moved, wait = to_cpu([ids])
                 wait()
                 kept.append((moved[0], truth))
+        check_numbers(finite, source.name, 0, source.shape[0])
         if keep:
             parts = torch.cat([ids for ids, _ in kept]), torch.from_numpy(
                 np.concatenate([truth for _, truth in kept]))

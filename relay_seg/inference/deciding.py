@@ -42,3 +42,28 @@ def to_cpu(tensors: Sequence[Tensor]) -> tuple[
 
 def _nothing() -> None:
     """What is on the CPU is there."""
+
+
+def are_numbers(logits: Tensor) -> Tensor:
+    """Whether all logits are finite, on their device: nobody waits."""
+    return logits.sum().isfinite()
+
+
+def check_numbers(finite: bool | Tensor, name: str, top: int,
+                  bottom: int) -> None:
+    """Refuse logits that are not finite: any class would be wrong.
+
+    Args:
+        finite: Whether they are.
+        name: The scene.
+        top: First row of them.
+        bottom: The row after the last one.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not finite:
+        raise ValueError(
+            f'{name}: the model gives no finite numbers in rows {top} to '
+            f'{bottom}; with --amp fp16 use bf16 or no --amp, else look at '
+            'the weights and at the values of the scene.')

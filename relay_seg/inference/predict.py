@@ -11,7 +11,7 @@ import torch
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
-from .deciding import chances_of, decide
+from .deciding import are_numbers, chances_of, check_numbers, decide
 from .forward import Forward
 from .job import Job
 from .model import bands_of, load_model
@@ -129,6 +129,7 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
             model, source, plan, 0, len(plan.bands), threads=2,
             forward=forward, timer=Timer(), advance=advance):
         low, high = plan.bands[band.index]
+        check_numbers(are_numbers(band.logits), source.name, low, high)
         valid = band.valid.numpy()
         classes[low:high] = np.where(
             valid, decide(model, band.logits).cpu().numpy(), NODATA)
