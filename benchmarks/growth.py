@@ -30,7 +30,7 @@ from measure import Table, in_turns, machine, seconds
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
-import relay_seg  # noqa: F401
+import relay_seg.registered  # noqa: F401
 from relay_seg.backbones import RelayViT
 from relay_seg.views import Window, cut_views, reader
 

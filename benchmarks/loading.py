@@ -31,7 +31,7 @@ from PIL import Image
 from rasterio.windows import Window as RasterWindow
 from torch.utils.data import DataLoader
 
-import relay_seg  # noqa: F401
+import relay_seg.registered  # noqa: F401
 from relay_seg.datasets import URURDataset, WindowSampler
 
 ROOT = Path(__file__).parents[1]

@@ -104,7 +104,7 @@ def build(name: str):
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    import relay_seg  # noqa: F401
+    import relay_seg.registered  # noqa: F401
     init_default_scope('mmseg')
     torch.manual_seed(0)
     if name == 'vit-s':

@@ -19,7 +19,7 @@ from mmengine.registry import init_default_scope
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 
-import relay_seg  # noqa: F401
+import relay_seg.registered  # noqa: F401
 from relay_seg.views import plan_windows
 
 CONFIGS = {

@@ -22,7 +22,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
-import relay_seg  # noqa: F401
+import relay_seg.registered  # noqa: F401
 
 #: Switches: settings of the config, as --cfg-options of tools/train.py.
 SWITCHES = {

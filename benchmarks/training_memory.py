@@ -23,7 +23,7 @@ from mmseg.structures import SegDataSample
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-import relay_seg  # noqa: F401
+import relay_seg.registered  # noqa: F401
 from relay_seg.structures import label_field
 
 ROOT = Path(__file__).parents[1]

@@ -1,9 +1,12 @@
-"""Relay tokens for MMSegmentation: ultra-high-resolution segmentation."""
+"""Relay tokens for MMSegmentation: ultra-high-resolution segmentation.
+
+``relay_seg.registered`` puts its classes into MMSegmentation's registries:
+name it in ``custom_imports`` of a config, or import it.
+"""
 from importlib import import_module
 from types import ModuleType
 
 from ._host import check_versions
-from ._registering import register_when_asked
 
 __version__ = '0.1.0'
 
@@ -13,7 +16,6 @@ PACKAGES = (
     'scalars', 'segmentors', 'transforms', 'viewing')
 
 check_versions()
-register_when_asked()
 
 
 def __getattr__(name: str) -> ModuleType:

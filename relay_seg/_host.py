@@ -21,17 +21,20 @@ OLDEST = {
     'mmseg': (1, 2),
     'mmpretrain': (1, 2),
 }
-#: Imported by ``import mmseg``; the others are imported when they are used.
-CHEAP = 'torch', 'mmengine', 'mmcv', 'mmseg'
 #: Names under which a package is installed, if not its own.
-DISTRIBUTIONS = {'mmpretrain': ('onedl-mmpretrain', 'mmpretrain')}
+DISTRIBUTIONS = {
+    'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
+    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+}
 #: Parts of the host that import compiled operators or one another.
 PARTS = ('ftfy', 'rasterio', 'mmseg.datasets', 'mmseg.models',
          'mmpretrain.models')
 
 
 def check_versions() -> None:
-    """Look for the packages this one stands on, without importing them all.
+    """Look for the packages this one stands on, without importing them.
 
     Raises:
         ImportError: One is missing or too old; the message says which, and
@@ -56,8 +59,6 @@ def check_parts() -> None:
 
 
 def _version(name: str) -> str:
-    if name in CHEAP:
-        return _import(name).__version__
     for distribution in DISTRIBUTIONS.get(name, (name, )):
         try:
             return version(distribution)

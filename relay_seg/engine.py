@@ -2,6 +2,7 @@
 import gc
 import os
 from datetime import timedelta
+from importlib import import_module
 
 import torch
 from mmengine.config import Config
@@ -115,6 +116,7 @@ def build_runner(cfg: Config, trust: bool = False) -> RelayRunner:
         trust: Unpickle whatever a checkpoint asks for, which may run its
             code, wherever this process loads one.
     """
+    import_module('relay_seg.registered')
     register_loaders(trust)
     warn_of_shared_store()
     if cfg.launcher != 'none' and not torch.cuda.is_available():

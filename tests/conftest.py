@@ -10,6 +10,8 @@ import torch
 from hypothesis import settings
 from rasterio.errors import NotGeoreferencedWarning
 
+import relay_seg.registered  # noqa: F401
+
 CLASSES = 5
 SHAPE = 150, 170
 DRIVERS = {'.tif': 'GTiff', '.png': 'PNG', '.jpg': 'JPEG'}

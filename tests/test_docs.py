@@ -21,8 +21,6 @@ from doc_commands import PAGES, ROOT, blocks, commands_of, parse, with_examples
 from mmengine.config import Config
 from mmseg import registry
 
-import relay_seg  # noqa: F401
-
 COMMANDS = sorted(
     {command for page in PAGES for command in commands_of(page)}, key=str)
 #: Of other programs: only there to prepare or to look, on the reader's side.

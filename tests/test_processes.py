@@ -62,7 +62,7 @@ def launch(folder, scenes, at, *command, config=PLAIN, changes={}, **env):
     config = folder / 'config.py'
     config.write_text(
         f"_base_ = '{base}'\n"
-        "custom_imports = dict(imports=['relay_seg', 'fault'])\n"
+        "custom_imports = dict(imports=['relay_seg.registered', 'fault'])\n"
         "default_hooks = dict(\n"
         f"    fault=dict(type='Fault', at={at}), dump=dict(type='Dump'))\n")
     env = environment() | dict(PYTHONPATH=f'{folder}:{ROOT}') | env

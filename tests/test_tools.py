@@ -188,7 +188,8 @@ def test_two_processes_agree(module_scenes, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(
         f"_base_ = '{ROOT / RELAY}'\n"
-        "custom_imports = dict(imports=['relay_seg', 'dump_weights'])\n"
+        "custom_imports = dict(imports=['relay_seg.registered', "
+        "'dump_weights'])\n"
         "custom_hooks = [dict(type='BroadcastBuffersHook'),\n"
         f"    dict(type='DumpWeights', folder='{tmp_path}')]\n")
     launch('tools/dist_train.sh', config, 2, '--work-dir', work,

@@ -13,7 +13,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-import relay_seg  # noqa: F401
+import relay_seg.registered  # noqa: F401
 from relay_seg.config import load_config
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.structures import label_field

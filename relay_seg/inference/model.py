@@ -2,6 +2,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -34,6 +35,7 @@ def load_model(config: str | Path | Config, checkpoint: str | Path, *,
         colours of classes as ``dataset_meta``, and the SHA-256 of the
         checkpoint as ``checkpoint_sha256``.
     """
+    import_module('relay_seg.registered')
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     model = MODELS.build(model_config(cfg))

@@ -18,8 +18,6 @@ from rasterio.warp import transform_geom
 from raw_folders import UTM, box_at, save_raster, save_vectors
 from splitting import by_blocks, by_chance
 
-import relay_seg  # noqa: F401, registers
-
 SIZE = 60, 80
 NAMES = 'a', 'b', 'c', 'd'
 WGS84 = CRS.from_epsg(4326)
