@@ -57,6 +57,9 @@ class ViewerServer(ThreadingMixIn, TCPServer):
     """
     daemon_threads = True
     allow_reuse_address = True
+    #: Connections that wait to be taken; by default 5, and what comes while
+    #: five wait is dropped: pages of many people load together.
+    request_queue_size = socket.SOMAXCONN
 
     def __init__(self, layers: Layers, host: str = '127.0.0.1',
                  port: int = 0):

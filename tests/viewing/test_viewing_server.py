@@ -6,10 +6,13 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +161,27 @@ def test_many_threads_get_the_same_tiles(tmp_path):
                      for tile in tiles)]
     assert together == alone * 2
     assert len(set(alone)) > len(alone) / 2
+
+
+def test_many_clients_at_once_are_all_answered(shown):
+    with (ViewerServer(open_layers(*shown[0])) as server,
+          ExitStack() as sockets):
+        # All of them before the server takes the first.
+        clients = [sockets.enter_context(socket.create_connection(
+            server.server_address, timeout=10)) for _ in range(100)]
+        for client in clients:
+            client.sendall(b'GET /tiles/scene/3/0/0.png HTTP/1.1\r\n'
+                           b'Host: 127.0.0.1\r\nConnection: close\r\n\r\n')
+        thread = threading.Thread(target=server.serve_forever, args=(0.02, ))
+        thread.start()
+        answers = []
+        for client in clients:
+            with client.makefile('rb') as file:
+                answers.append(file.read().partition(b'\r\n\r\n'))
+        server.shutdown()
+        thread.join()
+    assert {head[:15] for head, _, _ in answers} == {b'HTTP/1.1 200 OK'}
+    assert len({body for _, _, body in answers}) == 1
 
 
 def test_a_damaged_block_is_an_error_that_names_the_file(tmp_path):
