@@ -1,24 +1,29 @@
 """Pictures of scenes, labels and views."""
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import rasterio
 from PIL import Image, ImageDraw
+from rasterio.enums import ColorInterp
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import open_raster
 
 GAP = 8  # pixels between panels
 MARGIN = 18  # pixels for a caption
 IGNORE_COLOUR = (0, 0, 0)
 DARK = 16  # of 255
+STRETCH = 2, 98  # percentiles of a band that are drawn black and white
 
 
 def colour_label(label: np.ndarray,
                  palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Class ids (H, W) in colour, (H, W, 3) uint8; 255 is black."""
+    """Class ids (H, W) in colour, (H, W, 3) uint8; ignored is black."""
     table = np.zeros((256, 3), np.uint8)
     table[:len(palette)] = palette
-    table[255] = IGNORE_COLOUR
+    table[IGNORE] = IGNORE_COLOUR
     return table[label]
 
 
@@ -49,39 +54,85 @@ def stack(rows: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
+def shown_bands(raster: rasterio.DatasetReader,
+                bands: Sequence[int] | None) -> list[int]:
+    """Bands of a file to draw: red, green and blue, or one in grey.
+
+    Args:
+        raster: Open file.
+        bands: Those that the model reads, the first is 1; by default all but
+            alpha.
+    """
+    return _first(list(bands or (
+        band for band, meaning in zip(raster.indexes, raster.colorinterp)
+        if meaning != ColorInterp.alpha)))
+
+
+def _first(bands: Any) -> Any:
+    """Of a sequence of bands the first three, or the first."""
+    return bands[:3] if len(bands) >= 3 else bands[:1]
+
+
+def stretch(image: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Values drawn black and white, (C, 1, 1) each.
+
+    Brightness of 8 bits is drawn as it is. Where there are other values,
+    beyond 0 to 255 or hardly above 0 (reflectance, say), each band is
+    stretched from its 2nd to its 98th percentile.
+
+    Args:
+        image: Finite values (C, H, W), masked where there is no data.
+    """
+    low, high = np.array([
+        np.percentile(values, STRETCH) if values.size else (0, 0)
+        for values in (band.compressed() for band in image)]).T
+    if image.dtype == np.uint8 or (
+            low.min() >= 0 and DARK < high.max() <= 255):
+        low, high = np.zeros_like(low), np.full_like(high, 255)
+    high = np.where(high > low, high, low + 1)
+    return low[:, None, None], high[:, None, None]
+
+
+def as_bytes(image: np.ma.MaskedArray, low: np.ndarray,
+             high: np.ndarray) -> np.ndarray:
+    """An image (C, H, W) as uint8: ``low`` is 0, ``high`` 255, no data 0."""
+    if image.dtype != np.uint8:
+        image = ((image - low) / (high - low) * 255).clip(0, 255).round()
+    return image.filled(0).astype(np.uint8)
+
+
 def as_rgb(image: np.ndarray) -> np.ndarray:
     """First three bands of (C, H, W), or the only one, as (H, W, 3) uint8.
 
-    Values that are no brightness of 8 bits, beyond 0 to 255 or hardly above
-    0 (reflectance, say), are stretched from their 2nd to 98th percentile.
-    NaN, no data, is black.
+    Values are stretched as :func:`stretch` says. What is masked or not
+    finite, no data, is black.
     """
-    image = image[:3] if image.shape[0] >= 3 else image[:1].repeat(3, axis=0)
-    if image.dtype != np.uint8:
-        valid = image[~np.isnan(image)]
-        low, high = np.percentile(valid, (2, 98)) if valid.size else (0, 0)
-        if low >= 0 and DARK < high <= 255:
-            low, high = 0, 255
-        image = (image - low) / max(high - low, 1e-6) * 255
-    image = np.nan_to_num(image).clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(image.transpose(1, 2, 0))
+    shown = np.ma.masked_invalid(_first(image))
+    drawn = as_bytes(shown, *stretch(shown)).transpose(1, 2, 0)
+    return np.ascontiguousarray(drawn.repeat(3 // drawn.shape[-1], axis=-1))
 
 
-def thumbnail(path: Path, longest: int = 1024) -> np.ndarray:
-    """A scene, reduced to at most ``longest`` pixels, as (H, W, 3) uint8."""
+def thumbnail(path: Path, longest: int = 1024,
+              bands: Sequence[int] | None = None) -> np.ndarray:
+    """A scene, reduced to at most ``longest`` pixels, as (H, W, 3) uint8.
+
+    Args:
+        path: File.
+        longest: Pixels of the longer side.
+        bands: See :func:`shown_bands`.
+    """
     with open_raster(path) as raster:
+        bands = shown_bands(raster, bands)
         shape = reduced_shape(raster.shape, longest)
-        bands = list(raster.indexes[:3] if raster.count >= 3 else [1])
-        image = raster.read(bands, out_shape=(len(bands), *shape))
-        if raster.nodata is not None:
-            image = np.where(image == raster.nodata, np.nan, image)
-        return as_rgb(image)
+        return as_rgb(raster.read(
+            bands, out_shape=(len(bands), *shape), masked=True))
 
 
 def reduced_shape(shape: tuple[int, int], longest: int) -> tuple[int, int]:
     """The shape, in proportion, with no side above ``longest``."""
     factor = max(max(shape) / longest, 1)
-    return tuple(max(round(side / factor), 1) for side in shape)
+    height, width = (max(round(side / factor), 1) for side in shape)
+    return height, width
 
 
 def reduce_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -93,10 +144,18 @@ def reduce_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def draw_prediction(path: Path, truth: np.ndarray | None,
-                    pred: np.ndarray,
-                    palette: Sequence[Sequence[int]]) -> Image.Image:
-    """A scene, its truth where there is one, and a prediction."""
-    scene = thumbnail(path)
+                    pred: np.ndarray, palette: Sequence[Sequence[int]],
+                    bands: Sequence[int] | None = None) -> Image.Image:
+    """A scene, its truth where there is one, and a prediction.
+
+    Args:
+        path: Scene.
+        truth: Class ids (H, W).
+        pred: Class ids (H, W).
+        palette: Colour of each class.
+        bands: See :func:`shown_bands`.
+    """
+    scene = thumbnail(path, bands=bands)
     shape = scene.shape[:2]
     images, captions = [scene], [path.name]
     for label, caption in ((truth, 'truth'), (pred, 'prediction')):

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument(
         '--bands', type=int, nargs='+', metavar='BAND',
         help='one band of the scene to show in grey, or three for red, green '
-        'and blue; the first three, or the first, by default')
+        'and blue; by default the first three that the model read, or one')
     parser.add_argument(
         '--class-names', nargs='+', metavar='NAME',
         help='names from class 0 on; from the prediction by default')

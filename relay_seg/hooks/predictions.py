@@ -31,7 +31,9 @@ class WritePredictions(Hook):
                         data_batch: dict | None = None,
                         outputs: Sequence[SegDataSample] | None = None
                         ) -> None:
-        palette = runner.test_dataloader.dataset.metainfo['palette']
+        dataset = runner.test_dataloader.dataset
+        palette = dataset.metainfo['palette']
+        bands = getattr(dataset.pipeline.transforms[0], 'bands', None)
         for sample in outputs:
             path = Path(sample.img_path)
             pred = sample.pred_sem_seg.data[0].cpu().numpy()
@@ -43,6 +45,7 @@ class WritePredictions(Hook):
                 truth = None
                 if 'gt_sem_seg' in sample:
                     truth = sample.gt_sem_seg.data[0].cpu().numpy()
-                picture = draw_prediction(path, truth, pred, palette)
+                picture = draw_prediction(
+                    path, truth, pred, palette, bands)
                 self.pictures.mkdir(parents=True, exist_ok=True)
                 picture.save(self.pictures / f'{path.stem}.png')

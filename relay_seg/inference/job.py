@@ -329,7 +329,12 @@ class Job:
     def _tags(self) -> dict[str, str]:
         """What an output says about its making."""
         cfg = getattr(self.model, 'cfg', None)
+        bands: dict[str, list[int]] = {}  # that were read of each file
+        for layer in self.source.layers:
+            bands.setdefault(layer.path.name, []).extend(
+                layer.content.bands)
         return dict(
+            BANDS=json.dumps(bands),
             CLASS_NAMES=json.dumps(self.classes.names),
             PALETTE=json.dumps(self.classes.palette),
             WINDOW=json.dumps(self.plan.size),

@@ -1,15 +1,17 @@
 """Areas of classes, counted block by block while the page is open."""
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import rasterio
 from mmengine.logging import MMLogger
 from rasterio.windows import Window as RasterWindow
 
-from .classes import NO_CLASS, as_shown
-from .layers import Layers, open_over
+from relay_seg.class_ids import IGNORE
+
+from .classes import as_shown
+from .layers import Layers, naming, open_over
 
 #: Blocks of a file are read together up to about this many pixels.
 CHUNK = 2**21
@@ -65,7 +67,7 @@ class Areas:
             for name, layer in self._layers.ids.items():
                 counts = self._counts[name].tolist()
                 layers[name] = dict(
-                    counts=counts[:NO_CLASS], no_class=counts[NO_CLASS],
+                    counts=counts[:IGNORE], no_class=counts[IGNORE],
                     square_metres=layer.grid.square_metres)
             return dict(
                 done=self._seen / self._total, layers=layers,
@@ -78,19 +80,19 @@ class Areas:
                 self._count(name)
             if self._layers.truth:
                 self._compare()
-        except (rasterio.RasterioIOError, ValueError, OSError) as error:
+        except (ValueError, OSError) as error:
             # The page stays useful: it shows what was counted, and why not
             # more was.
-            problem = f'Areas are not complete: {error.__cause__ or error}'
+            problem = f'Areas are not complete: {error}'
             MMLogger.get_current_instance().error(problem)
             with self._lock:
                 self._problem = problem
 
     def _count(self, name: str) -> None:
         layer = self._layers.ids[name]
-        with closing(rasterio.open(layer.path)) as raster:
+        with naming(layer.path), rasterio.open(layer.path) as raster:
             for window in self._windows(raster):
-                ids = as_shown(raster.read(1, window=window, masked=True))
+                ids = _read(raster, layer.path, window)
                 counts = np.bincount(ids.ravel(), minlength=256)
                 with self._lock:
                     self._counts[name] += counts
@@ -98,13 +100,13 @@ class Areas:
 
     def _compare(self) -> None:
         prediction, truth = self._layers.prediction, self._layers.truth
-        with (closing(rasterio.open(prediction.path)) as a,
-              closing(open_over(truth.path, prediction.grid)) as b):
+        with (naming(prediction.path), rasterio.open(prediction.path) as a,
+              naming(truth.path),
+              open_over(truth.path, prediction.grid) as b):
             for window in self._windows(a):
-                ids, true = (
-                    as_shown(raster.read(1, window=window, masked=True))
-                    for raster in (a, b))
-                both = (ids != NO_CLASS) & (true != NO_CLASS)
+                ids = _read(a, prediction.path, window)
+                true = _read(b, truth.path, window)
+                both = (ids != IGNORE) & (true != IGNORE)
                 with self._lock:
                     self._compared += int(both.sum())
                     self._equal += int((both & (ids == true)).sum())
@@ -116,6 +118,13 @@ class Areas:
             if self._stop.is_set():
                 return
             yield window
+
+
+def _read(raster: rasterio.DatasetReader, path: Path,
+          window: RasterWindow) -> np.ndarray:
+    """Ids of a region; an error names this file, whatever else is open."""
+    with naming(path):
+        return as_shown(raster.read(1, window=window, masked=True))
 
 
 def chunks(raster: rasterio.DatasetReader) -> Iterator[RasterWindow]:

@@ -1,7 +1,6 @@
 """Names and colours of classes, and ids as they are shown."""
-import colorsys
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +8,10 @@ import numpy as np
 import rasterio
 from mmengine.logging import MMLogger
 
+from relay_seg.class_ids import IGNORE, Colour, spread_colours
 from relay_seg.rasters import open_raster
 
-NO_CLASS = 255
 TAGS = 'RELAY_SEG'  # namespace of the tags of a prediction
-Colour = tuple[int, int, int]
 
 
 class Classes(NamedTuple):
@@ -45,14 +43,14 @@ def read_classes(paths: Sequence[Path],
         with open_raster(path) as raster:
             names = names or read_tag(raster, 'CLASS_NAMES', _are_names)
             colours = colours or _colour_table(raster)
-    if colours is None:
-        colours = [_colour(class_id) for class_id in range(NO_CLASS)]
-    if names and len(names) > NO_CLASS:
+    if names and len(names) > IGNORE:
         raise ValueError(f'{len(names)} class names; ids end at 254.')
-    return Classes(tuple(names or ()), tuple(colours))
+    return Classes(tuple(names or ()),
+                   tuple(colours or spread_colours(IGNORE)))
 
 
-def read_tag(raster: rasterio.DatasetReader, tag: str, is_valid) -> Any:
+def read_tag(raster: rasterio.DatasetReader, tag: str,
+             is_valid: Callable[[Any], bool]) -> Any:
     """A tag that holds JSON; None, with a warning, if it is damaged."""
     text = raster.tags(ns=TAGS).get(tag)
     if text is None:
@@ -70,7 +68,7 @@ def read_tag(raster: rasterio.DatasetReader, tag: str, is_valid) -> Any:
 
 
 def _are_names(value: Any) -> bool:
-    return (isinstance(value, list) and 0 < len(value) <= NO_CLASS
+    return (isinstance(value, list) and 0 < len(value) <= IGNORE
             and all(isinstance(name, str) for name in value))
 
 
@@ -79,17 +77,14 @@ def _colour_table(raster: rasterio.DatasetReader) -> list[Colour] | None:
         table = raster.colormap(1)
     except ValueError:  # none
         return None
-    return [tuple(table.get(i, _colour(i))[:3]) for i in range(NO_CLASS)]
-
-
-def _colour(class_id: int) -> Colour:
-    """A colour that differs from those of the classes next to it."""
-    hue = class_id * 0.618 % 1  # the golden ratio spreads hues evenly
-    rgb = colorsys.hsv_to_rgb(hue, 0.75 - 0.3 * (class_id % 2), 0.9)
-    return tuple(round(255 * part) for part in rgb)
+    colours = spread_colours(IGNORE)
+    for class_id, (red, green, blue, _) in table.items():
+        if class_id < IGNORE:
+            colours[class_id] = red, green, blue
+    return colours
 
 
 def as_shown(ids: np.ma.MaskedArray) -> np.ndarray:
     """Ids as uint8; 255 for masked ones and those beyond 0 to 254."""
-    hidden = np.ma.getmaskarray(ids) | (ids.data < 0) | (ids.data > NO_CLASS)
-    return np.where(hidden, NO_CLASS, ids.data).astype(np.uint8)
+    hidden = np.ma.getmaskarray(ids) | (ids.data < 0) | (ids.data > IGNORE)
+    return np.where(hidden, IGNORE, ids.data).astype(np.uint8)

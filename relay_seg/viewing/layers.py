@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 
+from relay_seg.class_ids import IGNORE
+from relay_seg.drawing import shown_bands
 from relay_seg.rasters import choose_bands, open_raster
 
-from .classes import NO_CLASS, Classes, read_classes
+from .classes import Classes, read_classes, read_tag
 from .grids import Grid, check_fit, is_same, lay_over
 from .windows import WindowsShown, read_windows
 
@@ -18,25 +21,52 @@ from .windows import WindowsShown, read_windows
 LARGE = 8192
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of GDAL as ValueError that names the file.
+
+    A small PNG that is cut off is one, too: GDAL else gives what is there.
+    """
+    try:
+        with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'):
+            yield
+    except rasterio.RasterioIOError as error:
+        # GDAL's own words are the cause of what rasterio says.
+        raise ValueError(
+            f'{path} cannot be read ({error.__cause__ or error}); it is '
+            'damaged or gone. Replace it.') from error
+
+
 class Handles:
     """Open handles of one raster, each lent to one thread at a time.
 
     GDAL's handles must not be used by two threads at once.
+
+    Args:
+        path: File.
+        open_one: Gives another handle.
     """
 
-    def __init__(self, open_one: Callable[[], rasterio.DatasetReader]):
+    def __init__(self, path: Path,
+                 open_one: Callable[[], rasterio.DatasetReader]):
+        self._path = path
         self._open_one = open_one
-        self._idle = queue.LifoQueue()
+        self._idle: queue.LifoQueue[rasterio.DatasetReader] = (
+            queue.LifoQueue())
 
     @contextmanager
     def lend(self) -> Iterator[rasterio.DatasetReader]:
-        try:
-            handle = self._idle.get_nowait()
-        except queue.Empty:
-            handle = self._open_one()
-        try:
-            yield handle
-        finally:
+        with naming(self._path):
+            try:
+                handle = self._idle.get_nowait()
+            except queue.Empty:
+                handle = self._open_one()
+            try:
+                yield handle
+            except Exception:
+                # It says once that a part is missing, then gives zeros.
+                handle.close()
+                raise
             self._idle.put(handle)
 
     def close(self) -> None:
@@ -112,15 +142,16 @@ def open_layers(scene: str | Path, prediction: str | Path,
                 stride: tuple[int, int] | None = None) -> Layers:
     """Open and check the rasters to show.
 
-    Names, window, factors and stride that are not given come from the tags
-    of the prediction.
+    Bands, names, window, factors and stride that are not given come from the
+    tags of the prediction.
 
     Args:
         scene: Any raster that GDAL opens.
         prediction: Class ids, 0 to 254, of the scene: on its grid, or
             anywhere else if both are georeferenced.
         truth: Class ids, likewise.
-        bands: One band of the scene, or three for red, green and blue.
+        bands: One band of the scene, or three for red, green and blue; by
+            default the first of those that the model read.
         class_names: Names of the classes, from class 0.
         window: Height and width of the model's window in pixels of the
             prediction.
@@ -131,7 +162,7 @@ def open_layers(scene: str | Path, prediction: str | Path,
         FileNotFoundError: A file does not exist.
         ValueError: A file cannot be shown, or not over the scene.
     """
-    scene_layer = _open_scene(Path(scene), bands)
+    scene_layer = _open_scene(Path(scene), bands, Path(prediction))
     files = [Path(path) for path in (prediction, truth) if path]
     layers = [_open_ids(path, scene_layer) for path in files]
     return Layers(
@@ -141,23 +172,46 @@ def open_layers(scene: str | Path, prediction: str | Path,
                      stride))
 
 
-def _open_scene(path: Path, bands: Sequence[int] | None) -> Layer:
+def _open_scene(path: Path, bands: Sequence[int] | None,
+                prediction: Path) -> Layer:
     _check_exists(path)
     with open_raster(path) as raster:
         if bands and len(bands) not in (1, 3):
             raise ValueError(f'--bands names {len(bands)} bands; give one, '
                              'shown in grey, or three: red, green, blue.')
-        if not bands:
-            colours = [index for index, meaning in zip(
-                raster.indexes, raster.colorinterp) if meaning.name != 'alpha']
-            bands = colours[:3] if len(colours) >= 3 else colours[:1]
+        bands = bands or shown_bands(
+            raster, _read_bands(prediction, path.name, raster.count))
         bands = choose_bands(raster, bands, len(bands))
         if any('complex' in raster.dtypes[band - 1] for band in bands):
             raise ValueError(f'{path} holds complex numbers, which cannot be '
                              'shown; convert it to amplitudes.')
         return Layer(path, Grid.of(raster),
-                     Handles(lambda: rasterio.open(path)), bands,
+                     Handles(path, lambda: rasterio.open(path)), bands,
                      _is_quick(raster))
+
+
+def _read_bands(prediction: Path, scene: str,
+                count: int) -> list[int] | None:
+    """Bands of a scene that the model read, as far as the prediction says.
+
+    Args:
+        prediction: Class ids; their tag holds the bands of each input.
+        scene: Name of the scene, which may have changed if it was the only
+            input.
+        count: Bands of the scene.
+    """
+    _check_exists(prediction)
+    with open_raster(prediction) as raster:
+        known = read_tag(raster, 'BANDS', _are_bands) or {}
+    bands = known.get(scene, *known.values() if len(known) == 1 else ())
+    return bands if bands and max(bands) <= count else None
+
+
+def _are_bands(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(bands, list) and bands
+        and all(isinstance(band, int) and band >= 1 for band in bands)
+        for bands in value.values())
 
 
 def _open_ids(path: Path, scene: Layer) -> Layer:
@@ -174,8 +228,9 @@ def _open_ids(path: Path, scene: Layer) -> Layer:
         grid = Grid.of(raster)
         check_fit(grid, scene.grid, str(path), str(scene.path))
         quick = _is_quick(raster)
-    return Layer(path, grid, Handles(lambda: open_over(path, scene.grid)),
-                 (1, ), quick)
+    return Layer(
+        path, grid, Handles(path, lambda: open_over(path, scene.grid)),
+        (1, ), quick)
 
 
 def open_over(path: Path, grid: Grid) -> rasterio.DatasetReader:
@@ -184,7 +239,7 @@ def open_over(path: Path, grid: Grid) -> rasterio.DatasetReader:
     if is_same(Grid.of(raster), grid):
         return raster
     # 255 does not fit into int8.
-    nodata = -1 if raster.dtypes[0] == 'int8' else NO_CLASS
+    nodata = -1 if raster.dtypes[0] == 'int8' else IGNORE
     return lay_over(raster, grid, nodata)
 
 

@@ -18,8 +18,10 @@ import rasterio
 from mmengine.logging import MMLogger
 from rasterio.windows import Window as RasterWindow
 
+from relay_seg.class_ids import IGNORE
+
 from .areas import Areas
-from .classes import NO_CLASS, as_shown
+from .classes import as_shown
 from .layers import Layers
 from .tiles import ERROR_COLOUR, SIZE, Tiles
 from .windows import outlines
@@ -143,7 +145,7 @@ class ViewerServer(ThreadingMixIn, TCPServer):
             metres=metres,
             colours=classes.colours,
             error_colour=ERROR_COLOUR,
-            names=[classes.name(i) for i in range(NO_CLASS)],
+            names=[classes.name(i) for i in range(IGNORE)],
             known_names=len(classes.names),
             window=windows.size,
             context_factors=windows.context_factors,
@@ -169,7 +171,7 @@ class ViewerServer(ThreadingMixIn, TCPServer):
                 pixel = raster.read(
                     1, window=RasterWindow(x, y, 1, 1), masked=True)
             class_id = int(as_shown(pixel)[0, 0])
-            ids[name] = None if class_id == NO_CLASS else class_id
+            ids[name] = None if class_id == IGNORE else class_id
         return dict(
             place=grid.transform @ (x + 0.5, y + 0.5)
             if grid.has_coordinates else None,
@@ -204,11 +206,9 @@ class Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             raise
         except Exception as error:  # a damaged block, a file taken away
-            # GDAL's own words are the cause of what rasterio says.
-            message = f'{error.__cause__ or error}'
-            MMLogger.get_current_instance().error(f'{self.path}: {message}')
+            MMLogger.get_current_instance().error(f'{self.path}: {error}')
             self._send_text(HTTPStatus.INTERNAL_SERVER_ERROR,
-                            self.server.without_folders(message))
+                            self.server.without_folders(str(error)))
 
     def _answer(self) -> None:
         path, _, query = self.path.partition('?')

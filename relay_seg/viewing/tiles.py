@@ -14,7 +14,10 @@ from rasterio.windows import Window as RasterWindow
 from rio_tiler.reader import read
 from rio_tiler.utils import render
 
-from .classes import NO_CLASS, as_shown
+from relay_seg.class_ids import IGNORE
+from relay_seg.drawing import as_bytes, stretch
+
+from .classes import as_shown
 from .layers import Layer, Layers
 
 SIZE = 256
@@ -22,9 +25,8 @@ ERROR_COLOUR = (226, 35, 52)
 #: Beyond this factor large files without overviews are read by nearest
 #: neighbour: means and most frequent classes would take too long.
 MEAN_FACTOR = 8
-#: Percentiles of a band that are drawn black and white.
-STRETCH = 2, 98
-OVERVIEW = 1024  # pixels of the longest side of the read they come from
+#: Pixels of the longest side of the read that says how to stretch.
+OVERVIEW = 1024
 
 
 class Tiles:
@@ -41,7 +43,7 @@ class Tiles:
         self.levels = max(0, math.ceil(math.log2(longest / SIZE)))
         colours = {i: (*colour, 255)
                    for i, colour in enumerate(layers.classes.colours)}
-        self._class_colours = colours | {NO_CLASS: (0, 0, 0, 0)}
+        self._class_colours = colours | {IGNORE: (0, 0, 0, 0)}
 
     def draw(self, layer: str, level: int, column: int, row: int) -> bytes:
         """A tile as PNG, transparent where the layer has no data.
@@ -81,29 +83,27 @@ class Tiles:
     def _scene(self, window: RasterWindow, factor: int) -> bytes:
         scene = self.layers.scene
         with self._lock:  # the first tiles wait for one read of the whole
-            palette, (low, high) = self._scene_palette, self._stretch
+            palette, ends = self._scene_palette, self._stretch
         pixels = _read(scene, window, factor,
                        'mode' if palette else 'average')
         mask = _opaque(pixels)
         if palette:
             return render(_padded(pixels.data), _padded(mask),
                           colormap=palette, zlevel=1)
-        values = pixels.data.astype(np.float64)
-        values = (values - low) / (high - low) * 255
-        values = np.nan_to_num(values).clip(0, 255).round().astype(np.uint8)
+        values = as_bytes(np.ma.masked_invalid(pixels), *ends)
         return render(_padded(values), _padded(mask), zlevel=1)
 
     def _ids(self, layer: Layer, window: RasterWindow,
              factor: int) -> np.ndarray:
         """Class ids of a tile, (256, 256) uint8, 255 where there is none."""
         ids = _read(layer, window, factor, 'mode')
-        return _padded(as_shown(ids[0]), NO_CLASS)
+        return _padded(as_shown(ids[0]), IGNORE)
 
     def _errors(self, window: RasterWindow, factor: int) -> np.ndarray:
         """1 where prediction and truth of a tile differ, else 0."""
         a, b = (self._ids(layer, window, factor)
                 for layer in self.layers.ids.values())
-        return ((a != b) & (a != NO_CLASS) & (b != NO_CLASS)).astype(np.uint8)
+        return ((a != b) & (a != IGNORE) & (b != IGNORE)).astype(np.uint8)
 
     @cached_property
     def _scene_palette(self) -> dict | None:
@@ -121,20 +121,14 @@ class Tiles:
     def _stretch(self) -> tuple[np.ndarray, np.ndarray]:
         """Values drawn black and white, (C, 1, 1) each."""
         scene = self.layers.scene
-        count = len(scene.bands)
-        low, high = np.zeros(count), np.full(count, 255.)
         with scene.handles.lend() as raster:
-            kinds = {raster.dtypes[band - 1] for band in scene.bands}
-            if kinds != {'uint8'}:
+            if all(raster.dtypes[band - 1] == 'uint8'
+                   for band in scene.bands):
+                sample = np.ma.zeros((len(scene.bands), 1, 1), np.uint8)
+            else:
                 sample = read(raster, indexes=scene.bands,
                               max_size=OVERVIEW).array
-                sample = _without_nan(sample)
-                for i, band in enumerate(sample):
-                    values = band.compressed()
-                    if values.size:
-                        low[i], high[i] = np.percentile(values, STRETCH)
-        high = np.where(high > low, high, low + 1)
-        return low[:, None, None], high[:, None, None]
+        return stretch(np.ma.masked_invalid(sample))
 
 
 def _read(layer: Layer, window: RasterWindow, factor: int,
@@ -153,14 +147,9 @@ def _read(layer: Layer, window: RasterWindow, factor: int,
             width=math.ceil(window.width / factor)).array
 
 
-def _without_nan(pixels: np.ma.MaskedArray) -> np.ma.MaskedArray:
-    return np.ma.masked_array(
-        pixels.data, np.ma.getmaskarray(pixels) | ~np.isfinite(pixels.data))
-
-
 def _opaque(pixels: np.ma.MaskedArray) -> np.ndarray:
     """255 where any band has data, else 0."""
-    hidden = np.ma.getmaskarray(_without_nan(pixels)).all(0)
+    hidden = np.ma.getmaskarray(np.ma.masked_invalid(pixels)).all(0)
     return np.where(hidden, 0, 255).astype(np.uint8)
 
 

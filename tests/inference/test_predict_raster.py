@@ -512,6 +512,17 @@ def test_bands_that_do_not_fit(cheap, noise, scene_file, tmp_path, out, bands,
         predict_raster(cheap(), path, out, bands=(1, 2, 5))
 
 
+def test_the_output_says_which_bands_were_read(cheap, noise, scene_file,
+                                               tmp_path, out):
+    paths = [scene_file(tmp_path / f'{name}.tif', noise(40, 40, count))
+             for name, count in (('rgb', 3), ('heights', 2))]
+    predict_raster(cheap(), paths, out, bands=(5, 3, 4))
+    with rasterio.open(out) as raster:
+        tags = raster.tags(ns='RELAY_SEG')
+    assert json.loads(tags['BANDS']) == {'heights.tif': [2, 1],
+                                         'rgb.tif': [3]}
+
+
 def test_numbers_that_do_not_fit(cheap, noise, scene_file, tmp_path, out,
                                  caplog):
     from mmengine.logging import MMLogger

@@ -200,6 +200,17 @@ def test_a_damaged_block_is_an_error_that_names_the_file(tmp_path):
         assert str(tmp_path).encode() not in body
 
 
+def test_a_picture_that_is_cut_off_is_not_shown(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)
+    scene = save(tmp_path / 's.png', image, driver='PNG')
+    path = save(tmp_path / 'p.tif', image)
+    scene.write_bytes(scene.read_bytes()[:20000])
+    with serving(scene, path) as server:
+        for _ in range(2):
+            status, _, body = request(server, '/tiles/scene/0/0/0.png')
+            assert status == 500 and b's.png' in body
+
+
 def test_the_page_refers_to_nothing_outside():
     own = [PAGE / name for name, _ in FILES.values()
            if not name.startswith('leaflet/')]

@@ -11,12 +11,16 @@ from rasterio.warp import Resampling, calculate_default_transform, reproject
 from rio_tiler.reader import read
 from shown_rasters import COLOURS, HALF_METRE, UTM, save
 
+from relay_seg.drawing import as_rgb, thumbnail
 from relay_seg.viewing import areas as areas_module
 from relay_seg.viewing import open_layers
 from relay_seg.viewing.areas import Areas, chunks
 from relay_seg.viewing.tiles import ERROR_COLOUR, Tiles
 from relay_seg.viewing.windows import outlines, window_at
 from relay_seg.views import plan_windows
+
+#: GDAL takes the last of four bands of bytes for alpha unless it is told.
+NO_ALPHA = dict(photometric='MINISBLACK')
 
 
 def decode(png):
@@ -142,15 +146,51 @@ def test_nan_and_nodata_are_transparent(tiny):
 def test_bands_are_chosen(tiny):
     image = np.arange(4, dtype=np.uint8)[:, None, None] + np.zeros(
         (4, 20, 20), np.uint8)
-    assert (mosaic(tiny(image), 'scene')[..., :3] == (0, 1, 2)).all()
-    assert (mosaic(tiny(image, bands=[4, 1, 2]), 'scene')[..., :3]
-            == (3, 0, 1)).all()
+    assert (mosaic(tiny(image, **NO_ALPHA), 'scene') == (0, 1, 2, 255)).all()
+    assert (mosaic(tiny(image, bands=[4, 1, 2], **NO_ALPHA), 'scene')
+            == (3, 0, 1, 255)).all()
     assert (mosaic(tiny(image[:2]), 'scene')[..., :3] == 0).all()
-    assert (mosaic(tiny(image, bands=[3]), 'scene')[..., :3] == 2).all()
+    assert (mosaic(tiny(image, bands=[3], **NO_ALPHA), 'scene')[..., :3]
+            == 2).all()
     with pytest.raises(ValueError, match='bands 1 to 4'):
         tiny(image, bands=[5])
     with pytest.raises(ValueError, match='one, .* or three'):
         tiny(image, bands=[1, 2])
+
+
+@pytest.mark.parametrize('read, shown', [
+    ({'scene.tif': [4, 3, 2, 1]}, (3, 2, 1)),
+    ({'other.tif': [1, 2, 3], 'scene.tif': [3, 4]}, (2, 2, 2)),
+    ({'before_it_was_renamed.tif': [2, 3, 4]}, (1, 2, 3)),
+    ({'one.tif': [2, 3, 4], 'two.tif': [1]}, (0, 1, 2)),
+    ({'larger.tif': [5, 6, 7]}, (0, 1, 2)),
+    ('[4, 3, 2', (0, 1, 2)),
+    ({'scene.tif': [0, 1, 2]}, (0, 1, 2)),
+])
+def test_the_bands_that_the_model_read_are_shown(tmp_path, read, shown):
+    image = np.arange(4, dtype=np.uint8)[:, None, None] + np.zeros(
+        (4, 20, 20), np.uint8)
+    paths = [save(tmp_path / 'scene.tif', image, **NO_ALPHA),
+             save(tmp_path / 'ids.tif', image[0], tags=dict(BANDS=read))]
+    tiles = Tiles(open_layers(*paths))
+    assert (mosaic(tiles, 'scene')[..., :3] == shown).all()
+    tiles = Tiles(open_layers(*paths, bands=[1, 3, 4]))
+    assert (mosaic(tiles, 'scene')[..., :3] == (0, 2, 3)).all()
+
+
+@pytest.mark.parametrize('low, high, dtype', [
+    (0, 255, np.uint8), (0, 7, np.uint8), (0, 250, np.float32),
+    (0, 1, np.float32), (300, 9000, np.uint16)])
+def test_a_scene_has_the_colours_of_its_pictures(tiny, tmp_path, low, high,
+                                                 dtype):
+    ramp = np.linspace(0, 1, 2400).reshape(1, 40, 60)
+    shares = np.array([1, .7, .4, .6])[:, None, None]
+    image = (low + (high - low) * shares * ramp).astype(dtype)
+    tiles = mosaic(tiny(image, bands=[4, 2, 3], **NO_ALPHA), 'scene')
+    tiles = tiles[..., :3]
+    np.testing.assert_array_equal(
+        tiles, thumbnail(tmp_path / 'scene.tif', bands=[4, 2, 3]))
+    np.testing.assert_array_equal(tiles, as_rgb(image[[3, 1, 2]]))
 
 
 def test_a_scene_with_a_colour_table_keeps_its_colours(tiny, tmp_path):
