@@ -23,7 +23,7 @@ def build():
     def dataset(root, **kwargs):
         return DubaiDataset(
             data_root=str(root), context_factors=(2, ),
-            data_prefix=dict(
+            data_prefix=kwargs.pop('data_prefix', None) or dict(
                 img_path='img_dir/train', seg_map_path='ann_dir/train'),
             pipeline=[
                 dict(type='SampleWindow', window=(16, 16)),
@@ -124,6 +124,42 @@ def test_class_balance_shows_rare_classes_as_often_as_others(rare, build):
         shares[balanced] = np.mean([bool((x == 4).any()) for x in labels])
     assert shares[False] < 0.05
     assert 0.2 < shares[True] < 0.5  # three classes, drawn alike
+
+
+@pytest.mark.parametrize('classes, settings', [
+    (('water', 'building', 'land', 'road', 'vegetation'), {}),
+    (('land', 'water'), {}),  # 'building', most of the pixels, is ignored
+    (('land', 'water'), dict(area='labelled')),
+])
+def test_class_balance_counts_the_classes_that_are_asked_for(
+        rare, build, classes, settings):
+    dataset = build(rare, class_balanced=True,
+                    metainfo=dict(classes=classes), **settings)
+    samples = [dataset[NUMBERS + i]['data_samples'] for i in range(200)]
+    asked = {'building', 'land', 'water'} & set(classes)
+    water = classes.index('water')
+    share = np.mean([bool((x.gt_sem_seg.data == water).any())
+                     for x in samples])
+    # Each class is drawn alike, and each finds its pixels.
+    assert abs(share - 1 / len(asked)) < 0.12
+    if settings:
+        assert dataset.areas.tolist() == [256 * 128, 256 * 128 + 32 * 32]
+
+
+def test_class_balance_leaves_out_a_class_that_is_reduced_to_nothing(
+        rare, make_scene, build):
+    label = np.full((64, 64), 5, np.uint8)
+    label[:32] = 0
+    make_scene(rare, 'reduced', 'a', np.stack([label] * 3), label)
+    (rare / 'manifest.json').write_text(json.dumps(dict(scenes=[dict(
+        image=dict(path='img_dir/reduced/a.tif'),
+        class_pixels=[2048, 0, 0, 0, 0, 2048])])))
+    dataset = build(rare, class_balanced=True, reduce_zero_label=True,
+                    data_prefix=dict(img_path='img_dir/reduced',
+                                     seg_map_path='ann_dir/reduced'))
+    for i in range(20):
+        label = dataset[NUMBERS + i]['data_samples'].gt_sem_seg.data
+        assert (label == 4).any()
 
 
 def test_class_places_lie_in_the_class(rare):

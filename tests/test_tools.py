@@ -222,6 +222,33 @@ def test_browse_views_draws(module_scenes, tmp_path):
     assert red.sum() > 100  # the window's outline in the global view
 
 
+def test_browse_views_draws_what_training_draws(
+        make_scene, tmp_path, monkeypatch):
+    label = np.zeros((1024, 1024), np.uint8)
+    label[500:516, 700:716] = 4
+    make_scene(tmp_path, 'train', 'a', np.stack([label] * 3), label)
+    (tmp_path / 'manifest.json').write_text(json.dumps(dict(scenes=[dict(
+        image=dict(path='img_dir/train/a.tif'),
+        class_pixels=np.bincount(label.ravel()).tolist())])))
+    seen = []
+
+    def draw(views, labels, factors, palette):
+        seen.append(bool((labels[0] == 4).any()))
+        return Image.new('RGB', (8, 8))
+
+    monkeypatch.setattr('relay_seg.drawing.draw_sample', draw)
+    shares = []
+    for balanced in (False, True):
+        seen.clear()
+        call('tools/browse_views.py', RELAY, '--out', tmp_path / 'a.png',
+             '-n', 16, *options(tmp_path, **{
+                 'train_dataloader.dataset.class_balanced': balanced,
+                 'train_dataloader.sampler.samples_per_epoch': 5}))
+        shares.append(np.mean(seen))
+    assert len(seen) == 16
+    assert shares[0] < 0.3 and 0.35 < shares[1] < 0.9
+
+
 def test_missing_checkpoint_is_said(capsys):
     with pytest.raises(SystemExit):
         call('tools/test.py', RELAY, 'nowhere.pth')

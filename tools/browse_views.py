@@ -1,11 +1,14 @@
 """Draw training samples: views with the window's outline, and labels."""
 import argparse
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import DictAction
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATA_SAMPLERS, init_default_scope
 from mmseg.registry import DATASETS
+from torch.utils.data import Sampler
 
 from relay_seg.config import load_config
 from relay_seg.drawing import draw_sample, stack
@@ -16,7 +19,9 @@ def main() -> None:
     parser.add_argument('config', help='config file')
     parser.add_argument('--out', default='samples.png', type=Path)
     parser.add_argument('-n', '--number', type=int, default=6)
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--seed', type=int, default=0,
+        help='draws the samples that a training with this seed begins with')
     parser.add_argument(
         '--window', nargs='+', metavar='SIDE', help='height and width of a '
         'window, or one number: native pixels, or metres as 128m')
@@ -36,15 +41,25 @@ def main() -> None:
     dataset_cfg.pipeline = [
         step for step in dataset_cfg.pipeline if step['type'] != 'PackViews']
     dataset = DATASETS.build(dataset_cfg)
+    sampler = DATA_SAMPLERS.build(
+        cfg.train_dataloader.sampler,
+        default_args=dict(dataset=dataset, seed=args.seed))
     np.random.seed(args.seed)
     rows = []
-    for _ in range(args.number):
-        sample = dataset[np.random.randint(len(dataset))]
+    for number in islice(_numbers(sampler), args.number):
+        sample = dataset[number]
         rows.append(draw_sample(sample['views'], sample['labels'],
                                 sample['context_factors'],
                                 dataset.metainfo['palette']))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     stack(rows).save(args.out)
+
+
+def _numbers(sampler: Sampler) -> Iterator[int]:
+    """Numbers of the samples of one epoch after the other."""
+    for epoch in count():
+        sampler.set_epoch(epoch)
+        yield from sampler
 
 
 if __name__ == '__main__':

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import open_raster
 
-from .labels import IGNORE, as_ids
+from .labels import UNKNOWN, as_ids
 
 COARSE = 16  # native pixels for each looked at, in each direction
 
@@ -62,13 +63,14 @@ def band_statistics(data_root: str | None,
 
 
 def class_pixels(data_root: str | None, scenes: Sequence[dict],
-                 num_classes: int) -> np.ndarray:
+                 lookup: np.ndarray, num_classes: int) -> np.ndarray:
     """Pixels of each class in each scene, from a converter's manifest.
 
     Args:
-        data_root: Folder with ``manifest.json``.
+        data_root: Folder with ``manifest.json``, which counts ids in files.
         scenes: Scenes with their ``img_path``.
-        num_classes: C.
+        lookup: See :func:`relay_seg.datasets.labels.label_lookup`.
+        num_classes: C of the model.
 
     Returns:
         (number of scenes, C).
@@ -80,15 +82,18 @@ def class_pixels(data_root: str | None, scenes: Sequence[dict],
     path, manifest = read_manifest(data_root)
     known = {(path.parent / r['image']['path']).resolve(): r['class_pixels']
              for r in manifest['scenes']}
-    counts = []
-    for scene in scenes:
+    most = np.flatnonzero(lookup[:IGNORE] != UNKNOWN)[-1]  # id in a file
+    counts = np.zeros((len(scenes), num_classes), np.int64)
+    for row, scene in zip(counts, scenes):
         found = known.get(Path(scene['img_path']).resolve())
-        if found is None or len(found) != num_classes:
+        if found is None or len(found) != most + 1:
             raise ValueError(
-                f'{path} does not hold {num_classes} classes of '
+                f'{path} does not hold {most + 1} classes of '
                 f'{scene["img_path"]}; convert again.')
-        counts.append(found)
-    return np.array(counts)
+        for class_id, pixels in zip(lookup, found):
+            if class_id not in (IGNORE, UNKNOWN):
+                row[class_id] += pixels
+    return counts
 
 
 @lru_cache(maxsize=512)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-IGNORE = 255
+from relay_seg.class_ids import IGNORE
+
 UNKNOWN = -1
 
 

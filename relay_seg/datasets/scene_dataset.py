@@ -80,7 +80,8 @@ class SceneDataset(BaseSegDataset):
         self.areas = np.array([np.prod(s['scene_shape']) for s in scenes])
         if self.class_balanced or self.area == 'labelled':
             self._class_pixels = class_pixels(
-                self.data_root, scenes, len(self._metainfo['classes']))
+                self.data_root, scenes, scenes[0]['label_lookup'],
+                len(self._metainfo['classes']))
         if self.area == 'labelled':
             self.areas = self._class_pixels.sum(1)
 

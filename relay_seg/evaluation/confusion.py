@@ -9,13 +9,15 @@ from mmseg.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
+from relay_seg.class_ids import IGNORE
+
 from .report import Report, SceneCount, make_report
 
 CHUNK = 2**22  # pixels counted at a time: their 64-bit indices take 32 MB
 
 
 def confusion_matrix(pred: Tensor, label: Tensor, num_classes: int,
-                     ignore_index: int = 255) -> Tensor:
+                     ignore_index: int = IGNORE) -> Tensor:
     """Count pixels by true and by predicted class.
 
     Args:
@@ -86,7 +88,7 @@ class ConfusionMetric(BaseMetric):
     #: What the last evaluation found; in the first process only.
     report: Report | None = None
 
-    def __init__(self, ignore_index: int = 255, collect_device: str = 'cpu',
+    def __init__(self, ignore_index: int = IGNORE, collect_device: str = 'cpu',
                  prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ignore_index = ignore_index

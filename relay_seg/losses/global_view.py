@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.views import area_mean, center
 
 from .class_weights import (
@@ -13,8 +14,6 @@ from .class_weights import (
     read_class_weight,
     weights_like,
 )
-
-IGNORE = 255
 
 
 def soft_labels(label: Tensor, num_classes: int, factor: int, *,
