@@ -11,11 +11,22 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from rasterio.enums import ColorInterp
 
+from relay_seg.class_ids import IGNORE, spread_colours
 from relay_seg.drawing import MARGIN, as_rgb, thumbnail
 from relay_seg.hooks import WritePredictions
+from relay_seg.inference.model import classes_of
 from relay_seg.transforms import ReadScene
 
 RAMP = np.linspace(0, 1, 400).reshape(20, 20)
+
+
+def test_classes_without_colours_get_their_own():
+    colours = spread_colours(IGNORE)
+    assert len(set(colours)) == len(colours) == 255
+    apart = np.abs(np.diff(colours, axis=0)).sum(1)
+    assert apart.min() > 100
+    model = SimpleNamespace(num_classes=4)
+    assert list(classes_of(model).palette) == colours[:4]
 
 
 def test_eight_bits_are_shown_as_they_are():

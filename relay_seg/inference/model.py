@@ -6,13 +6,13 @@ from importlib import import_module
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from relay_seg.checkpoints import load_weights, local_file, sha256
+from relay_seg.class_ids import spread_colours
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
 from .source import Bands
@@ -116,7 +116,7 @@ def classes_of(model: SlideEncoderDecoder) -> Classes:
     count = max(model.num_classes, 2)
     meta = getattr(model, 'dataset_meta', None) or {}
     names = meta.get('classes') or [f'class {i}' for i in range(count)]
-    palette = meta.get('palette') or _spread(count)
+    palette = meta.get('palette') or spread_colours(count)
     for what, given in (('classes', names), ('palette', palette)):
         if len(given) < count:
             raise ValueError(
@@ -127,12 +127,6 @@ def classes_of(model: SlideEncoderDecoder) -> Classes:
                          'bytes holds 255 and no data.')
     return Classes(tuple(map(str, names[:count])),
                    tuple(tuple(map(int, c)) for c in palette[:count]))
-
-
-def _spread(count: int) -> list[list[int]]:
-    """Colours that differ, the same at every call."""
-    return np.random.default_rng(0).integers(
-        40, 256, (count, 3)).tolist()
 
 
 #: Digests by model, with the state of the weights that they are of.
