@@ -61,7 +61,7 @@ def set_window(cfg: Config, window: Sequence[str] | None = None,
     Raises:
         ValueError: The sizes do not fit each other or the model.
     """
-    test_cfg = cfg.model.get('test_cfg') or {}
+    test_cfg = cfg.model.get('test_cfg') or ConfigDict()
     if test_cfg.get('mode') != 'slide':
         raise ValueError(
             f'{cfg.filename} tests in mode {test_cfg.get("mode")!r}, without '
@@ -82,7 +82,7 @@ def set_window(cfg: Config, window: Sequence[str] | None = None,
     _check_input(cfg, new_input)
 
     test_cfg.crop_size, test_cfg.input_size = new_window, new_input
-    for place in (test_cfg, test_cfg.get('val') or {}):
+    for place in (test_cfg, test_cfg.get('val') or ConfigDict()):
         if place.get('stride'):
             place.stride = tuple(
                 max(round(step * new / old), 1) for step, new, old in zip(
@@ -112,8 +112,9 @@ def set_window(cfg: Config, window: Sequence[str] | None = None,
 def _size(sides: Sequence[str], cfg: Config | None = None) -> Size:
     """Height and width in pixels of what a command line gives."""
     text = ' '.join(map(str, sides))
-    found = [re.fullmatch(r'(\d+(?:\.\d+)?)(m?)', str(s)) for s in sides]
-    if len(sides) > 2 or not all(found):
+    found = [match for side in sides if (
+        match := re.fullmatch(r'(\d+(?:\.\d+)?)(m?)', str(side)))]
+    if not len(found) == len(sides) <= 2:
         raise ValueError(
             f'{text!r} is no size; give one number or height and width, in '
             'pixels such as 512, or for --window in metres such as 128m.')
@@ -194,7 +195,7 @@ def _fit_attention(backbone: ConfigDict, size: Size) -> None:
     patch = backbone.get('patch_size', 4)
     old = backbone.window_size
     if isinstance(old, int):  # one for all: the last map is the smallest
-        new = _nearest_divisor(gcd(*size) // (8 * patch), old)
+        new: int | list[int] = _nearest_divisor(gcd(*size) // (8 * patch), old)
     else:
         new = [_nearest_divisor(gcd(*size) // (patch * 2**i), side)
                for i, side in enumerate(old)]
@@ -259,7 +260,7 @@ def _datasets(cfgs: Iterable[ConfigDict]) -> Iterator[ConfigDict]:
 def _training_steps(cfg: Config) -> Iterator[ConfigDict]:
     """Steps of the training pipeline, wherever a config holds it."""
     pipelines = [cfg.get('train_pipeline') or ()]
-    loader = cfg.get('train_dataloader') or {}
+    loader = cfg.get('train_dataloader') or ConfigDict()
     if loader.get('dataset'):
         pipelines += [dataset.get('pipeline') or ()
                       for dataset in _datasets([loader.dataset])]

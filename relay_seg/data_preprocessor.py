@@ -73,12 +73,12 @@ class ViewsDataPreprocessor(BaseDataPreprocessor):
         if len(shapes) > 1:
             raise ValueError(f'images of one batch differ in shape: {shapes}; '
                              'use batch_size=1 for whole scenes.')
-        images = torch.stack(tuple(images))
-        if images.shape[1] != len(self.mean):
+        batch = torch.stack(tuple(images))
+        if batch.shape[1] != len(self.mean):
             raise ValueError(
-                f'images have {images.shape[1]} bands, mean and std '
+                f'images have {batch.shape[1]} bands, mean and std '
                 f'{len(self.mean)}; set them, and in_channels, alike.')
-        return (images.float() - self.mean) / self.std
+        return (batch.float() - self.mean) / self.std
 
     def check_known(self) -> None:
         """Refuse to work without mean and deviation."""

@@ -158,7 +158,8 @@ class CheckedOptimWrapper(OptimWrapper):
         """
         if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
             return self.clip_func(params, **self.clip_grad_kwargs)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in params if p.grad is not None])
         if self.clip_grad_kwargs:
             self.clip_func(params, **self.clip_grad_kwargs)
         return norm

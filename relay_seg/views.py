@@ -39,11 +39,18 @@ class Window(NamedTuple):
     angle: float = 0.
 
 
+def as_size(sides: Sequence[int]) -> tuple[int, int]:
+    """Height and width, which a config may hold as a list."""
+    height, width = sides
+    return height, width
+
+
 def in_proportion(lengths: tuple[int, int], old: tuple[int, int],
                   new: tuple[int, int]) -> tuple[int, int]:
     """Lengths that belong to a window of one size, for one of another."""
-    return tuple(max(round(length * after / before), 1)
-                 for length, before, after in zip(lengths, old, new))
+    height, width = (max(round(length * after / before), 1)
+                     for length, before, after in zip(lengths, old, new))
+    return height, width
 
 
 def surroundings(window: Window, factor: int) -> Window:
@@ -199,10 +206,9 @@ def crop(image: Image, window: Window, fill: float | Sequence[float]) -> Image:
     bottom = min(window.top + window.height, height)
     right = min(window.left + window.width, width)
     inside = image[..., top:max(bottom, top), left:max(right, left)]
-    size = (window.height, window.width)
-    if inside.shape[-2:] == size:
+    if inside.shape[-2:] == (window.height, window.width):
         return inside
-    shape = (*image.shape[:-2], *size)
+    shape = (*image.shape[:-2], window.height, window.width)
     out = (image.new_empty(shape) if isinstance(image, Tensor)
            else np.empty(shape, image.dtype))
     if isinstance(fill, Sequence):  # each written where it belongs: no upload

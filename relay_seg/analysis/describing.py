@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import nn
 
@@ -96,7 +97,7 @@ def describe(cfg: Config,
         activation_bytes=memory)
 
 
-def count_parts(model: nn.Module) -> dict[str, int]:
+def count_parts(model: BaseSegmentor) -> dict[str, int]:
     """Parameters of each part of a segmentor.
 
     Args:

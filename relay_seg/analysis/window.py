@@ -2,14 +2,15 @@
 from dataclasses import dataclass
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.structures import PixelData
+from mmseg.models.segmentors import BaseSegmentor
 from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import Tensor
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.structures import label_field
-from relay_seg.views import Views
+from relay_seg.views import Views, as_size
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,20 @@ class WindowInput:
     native: tuple[int, int]
     stride: tuple[int, int]
 
-    def views(self, model: nn.Module) -> Tensor | Views:
+    def views(self, model: BaseSegmentor) -> Tensor | Views:
         """A window, as views where the model takes them."""
         image = torch.zeros(1, self.bands, *self.size)
         if not isinstance(model, SlideEncoderDecoder):
             return image
         return tuple(image.clone() for _ in (1, *model.context_factors))
 
-    def logits(self, model: nn.Module) -> Tensor:
+    def logits(self, model: BaseSegmentor) -> Tensor:
         """Forward pass of a test."""
         meta = dict(img_shape=self.size, ori_shape=self.size,
                     pad_shape=self.size)
         return model.encode_decode(self.views(model), [meta])
 
-    def losses(self, model: nn.Module) -> dict:
+    def losses(self, model: BaseSegmentor) -> dict:
         """Forward pass of a training step, all pixels of class 0."""
         sample = SegDataSample(
             metainfo=dict(img_shape=self.size, ori_shape=self.size,
@@ -66,7 +67,7 @@ def window_input(cfg: Config,
     Raises:
         ValueError: The config does not say and ``size`` is not given.
     """
-    test_cfg = cfg.model.get('test_cfg') or {}
+    test_cfg = cfg.model.get('test_cfg') or ConfigDict()
     slide = test_cfg.get('mode', 'whole') == 'slide'
     preprocessor = cfg.model.get('data_preprocessor') or {}
     size = size or (test_cfg.crop_size if slide else None) or (
@@ -84,4 +85,4 @@ def window_input(cfg: Config,
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    return (size, size) if isinstance(size, int) else as_size(size)

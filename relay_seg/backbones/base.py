@@ -2,6 +2,7 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -155,8 +156,8 @@ class RelayBackbone(BaseModule):
 
 
 @torch.no_grad()
-def _copy(source: nn.Module | nn.Parameter,
-          target: nn.Module | nn.Parameter) -> None:
+def _copy(source: Any, target: Any) -> None:
+    """Give a module, or a parameter, the values of another one."""
     if isinstance(source, nn.Parameter):
         target.copy_(source)
     else:

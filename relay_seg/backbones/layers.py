@@ -18,6 +18,8 @@ from mmpretrain.models.utils import (
     resize_pos_embed,
 )
 from mmseg.models.backbones import MixVisionTransformer
+from mmseg.models.backbones.mit import MixFFN
+from mmseg.models.backbones.mit import TransformerEncoderLayer as MixBlock
 from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw
 
 VIT_ARCHS = VisionTransformer.arch_zoo
@@ -28,7 +30,8 @@ PLAIN_BACKBONES = (
     VisionTransformer, SwinTransformerV2, MixVisionTransformer)
 
 __all__ = [
-    'PLAIN_BACKBONES', 'SWINV2_ARCHS', 'VIT_ARCHS', 'MixVisionTransformer',
+    'PLAIN_BACKBONES', 'SWINV2_ARCHS', 'VIT_ARCHS', 'MixBlock', 'MixFFN',
+    'MixVisionTransformer',
     'PatchEmbed', 'PatchMerging', 'ShiftWindowMSA', 'SwinBlockV2',
     'TransformerEncoderLayer', 'build_norm_layer', 'nchw_to_nlc',
     'nlc_to_nchw', 'resize_pos_embed'

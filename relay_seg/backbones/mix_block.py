@@ -1,11 +1,11 @@
 """A block of the Mix Transformer (SegFormer) with relay tokens."""
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .layers import nchw_to_nlc, nlc_to_nchw
+from .layers import MixBlock, MixFFN, nchw_to_nlc, nlc_to_nchw
 
 
-def mix_block(layer: nn.Module, shape: tuple[int, int], x: Tensor,
+def mix_block(layer: MixBlock, shape: tuple[int, int], x: Tensor,
               relay: Tensor) -> tuple[Tensor, Tensor]:
     """Update image and relay tokens of one view.
 
@@ -41,7 +41,7 @@ def mix_block(layer: nn.Module, shape: tuple[int, int], x: Tensor,
     return tokens[:, :n], tokens[:, n:]
 
 
-def mix(ffn: nn.Module, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+def mix(ffn: MixFFN, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
     """The host's MLP on image tokens, and on relay tokens after them.
 
     Its depth-wise convolution mixes neighbours. Relay tokens have none: each

@@ -4,7 +4,7 @@ from functools import partial
 import torch.utils.checkpoint as cp
 from mmengine.model import ModuleList
 from mmseg.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from relay_seg.relay import relay_step
 from relay_seg.views import Pyramid, Views
@@ -64,7 +64,8 @@ class RelayMiT(RelayBackbone):
                 of the stem, 32 pixels or more with the usual reductions.
         """
         self._check_views(views, self.patch_size)
-        branches, pyramids = views, tuple([] for _ in views)
+        branches = views
+        pyramids: list[list[Tensor]] = [[] for _ in views]
         for i, (embed, blocks, norm) in enumerate(self.layers):
             embeds = (embed, *(self.global_patch_embed if i == 0
                                else [embed] * (len(views) - 1)))
@@ -92,6 +93,6 @@ class RelayMiT(RelayBackbone):
         if self.init_cfg is None:  # the host's rule, by type of layer
             MixVisionTransformer.init_weights(self)
 
-    def _frozen(self) -> list[nn.Module]:
+    def _frozen(self) -> list[nn.Module | nn.Parameter]:
         frozen = self.layers[:self.frozen_stages + 1]
         return [*self.global_patch_embed, *frozen] if frozen else []

@@ -164,7 +164,7 @@ class RelaySwinV2(RelayBackbone):
         self._check_views(views, self.patch_size)
         branches, shape = self._embed(views)
         relay = self._initial_relay(branches[0])
-        pyramids = [[] for _ in views]
+        pyramids: list[list[Tensor]] = [[] for _ in views]
         for i, stage in enumerate(self.stages):
             branches, relay, shape = stage.merge(branches, relay, shape)
             for block in stage.blocks:
@@ -190,7 +190,8 @@ class RelaySwinV2(RelayBackbone):
             step = partial(block.forward_plain, shape=shape)
         else:
             # The bias is the same for all views: computed once.
-            step = partial(
+            # (The block's base, of the host, is not typed.)
+            step = partial(  # type: ignore[misc]
                 block, shape=shape, bias=block.attention_bias(shape))
         if self.with_cp and self.training:
             step = partial(cp.checkpoint, step, use_reentrant=False)

@@ -153,7 +153,7 @@ class RelayViT(RelayBackbone):
         self._check_views(views, self.patch_size)
         branches, shape = self._embed(views)
         relay = self._initial_relay(branches[0])
-        pyramids = [[] for _ in views]
+        pyramids: list[list[Tensor]] = [[] for _ in views]
         for i, layer in enumerate(self.layers):
             branches, relay = relay_step(
                 self._prepare(layer), branches, relay, self.fusion)

@@ -65,10 +65,11 @@ class RelaySwinBlock(SwinBlockV2):
         if num_relay_tokens and relay_bias == 'learned':
             # image to relay, relay to image, relay to relay
             heads = self.attn.w_msa.num_heads
-            self.relay_bias = nn.Parameter(torch.zeros(3, heads))
+            self.relay_bias: nn.Parameter | None = nn.Parameter(
+                torch.zeros(3, heads))
         else:
             self.relay_bias = None
-        self._kept_bias = None
+        self._kept_bias: tuple[tuple, Tensor] | None = None
 
     # Whatever may change weights lets go of the bias.
 
@@ -247,7 +248,7 @@ class RelaySwinStage(BaseModule):
         if downsample:
             self.downsample = PatchMerging(
                 **dict(in_channels=in_channels, out_channels=embed_dims,
-                       use_post_norm=True) | downsample_cfg)
+                       use_post_norm=True) | dict(downsample_cfg))
             if num_relay_tokens:
                 self.relay_merge = nn.Linear(in_channels, embed_dims)
         self.blocks = ModuleList(blocks)

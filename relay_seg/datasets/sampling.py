@@ -40,17 +40,18 @@ class WindowSampler(Sampler):
                 f'samples_per_epoch={samples_per_epoch} and coverage='
                 f'{coverage}: give one of them (_delete_=True in a config '
                 'drops what its base has).')
+        count = samples_per_epoch or 0
         if coverage is not None:
             if not window:
                 raise ValueError(f'coverage={coverage} needs the window.')
-            samples_per_epoch = ceil(
+            count = ceil(
                 coverage * dataset.areas.sum() / (window[0] * window[1]))
-        if samples_per_epoch < 1:
-            raise ValueError(f'{samples_per_epoch} samples for each epoch; '
+        if count < 1:
+            raise ValueError(f'{count} samples for each epoch; '
                              'use 1 or more.')
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
-        self.samples = -(-samples_per_epoch // self.world_size)
+        self.samples = -(-count // self.world_size)
         self.epoch = 0
 
     def __iter__(self) -> Iterator[int]:

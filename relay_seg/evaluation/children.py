@@ -73,7 +73,7 @@ class Children:
             try:
                 if self._asked is not None:  # between check and Popen
                     self._end()
-                for line in process.stdout:
+                for line in process.stdout or ():
                     file.write(line)
                     show(line)
             except BaseException:

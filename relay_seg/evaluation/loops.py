@@ -1,5 +1,6 @@
 """Validation and test of scenes of any size, row by row."""
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,6 +37,12 @@ THREADS = 2  # that read a scene
 METAS = 'img_path', 'seg_map_path', 'label_lookup', 'scene_shape'
 
 
+if TYPE_CHECKING:  # or TestLoop, which has the same
+    from mmengine.runner import ValLoop as _Loop
+else:
+    _Loop = object
+
+
 class SceneList:
     """The scenes of a data loader, none of them read.
 
@@ -44,7 +51,8 @@ class SceneList:
     """
 
     def __init__(self, loader: DataLoader) -> None:
-        self.dataset, self.sampler = loader.dataset, loader.sampler
+        self.dataset: Any = loader.dataset
+        self.sampler: Any = loader.sampler
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -57,7 +65,7 @@ class SceneList:
             yield dict(inputs=[], data_samples=[sample])
 
 
-class _Streaming:
+class _Streaming(_Loop):
     """What validation and test have in common, before the host's loop.
 
     Scenes are streamed as in prediction: memory holds the rows that windows
@@ -66,6 +74,7 @@ class _Streaming:
     """
 
     validation: bool
+    dataloader: Any
 
     def run(self) -> dict:
         """Evaluate all scenes."""
@@ -78,7 +87,7 @@ class _Streaming:
 
     def _can_stream(self) -> bool:
         model, loader = self._model, self.dataloader
-        steps = getattr(getattr(loader.dataset, 'pipeline', None),
+        steps: Sequence = getattr(getattr(loader.dataset, 'pipeline', None),
                         'transforms', ())
         return (isinstance(model, SlideEncoderDecoder)
                 and model.test_cfg.mode == 'slide' and not self.fp16
@@ -88,7 +97,7 @@ class _Streaming:
                         for metric in self.evaluator.metrics))
 
     @property
-    def _model(self) -> torch.nn.Module:
+    def _model(self) -> Any:  # a segmentor of any kind
         model = self.runner.model
         return model.module if is_model_wrapper(model) else model
 
@@ -119,7 +128,8 @@ class _Streaming:
             metric: Whose classes and ignored label count.
             keep: Whether somebody wants the pixels.
         """
-        model, path = self._model, sample.img_path
+        model: SlideEncoderDecoder = self._model  # see _can_stream
+        path = sample.img_path
         reading = self.dataloader.dataset.pipeline.transforms[0]
         source = RasterSource([path], bands_of(model, reading.bands))
         slide = model.slide(self.validation)
@@ -168,7 +178,7 @@ def _labels(sample: SegDataSample, low: int, high: int,
     """Class ids of some rows of a scene's label, uint8."""
     path = sample.seg_map_path
     with reused_raster(path) as raster:
-        dtype = np.promote_types(raster.dtypes[0], np.uint8)
+        dtype = np.promote_types(raster.dtypes[0], np.uint8).type
         rows = read_region(raster, Window(low, 0, high - low, width),
                            bands=[1], fill=[IGNORE], dtype=dtype)[0]
     return map_labels(as_ids(rows, path), sample.label_lookup, path)

@@ -104,7 +104,8 @@ def reproduce(settings: Settings, names: Sequence[str],
 def _run_all(runs: Sequence[Run], settings: Settings, children: Children,
              say: Callable[[str], None]) -> dict[str, str]:
     """Run what is not done yet; what failed, and why, by name."""
-    failed, prepared = {}, {}
+    failed: dict[str, str] = {}
+    prepared: dict[str, str | None] = {}
     for number, run in enumerate(runs, 1):
         teller = Teller(f'{number}/{len(runs)} {run.name}', say)
         name = run.published.name
@@ -113,8 +114,8 @@ def _run_all(runs: Sequence[Run], settings: Settings, children: Children,
                 prepared[name] = 'its scenes could not be made'
                 _prepare(run, settings, children, teller)
                 prepared[name] = None
-            if prepared.get(name):
-                raise Failed(prepared[name])
+            if why := prepared.get(name):
+                raise Failed(why)
             with locked(run.folder) as lock:
                 if settings.smoke:
                     _forget(run.folder)

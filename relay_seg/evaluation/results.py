@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.model import is_model_wrapper
@@ -147,7 +148,7 @@ def _flat(content: object, key: str = '') -> dict[str, object]:
     return {key: list(content) if isinstance(content, tuple) else content}
 
 
-def protocol(cfg: Config, dataset: object,
+def protocol(cfg: Config, dataset: BaseDataset,
              ignore_index: int | None) -> dict:
     """What two results must share to be compared.
 

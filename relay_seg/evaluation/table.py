@@ -110,7 +110,8 @@ class Table:
     def _trainings(self, dataset: str, model: tuple[str, bool],
                    value: float) -> list[list[str]]:
         """What stands right of a published number: released always first."""
-        found = {RELEASED: []} | self.cells.get((dataset, model), {})
+        found: dict[str, list] = {RELEASED: []} | self.cells.get(
+            (dataset, model), {})
         rows = []
         for training, runs in sorted(
                 found.items(), key=lambda x: (x[0] != RELEASED, x)):

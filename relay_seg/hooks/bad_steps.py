@@ -51,7 +51,8 @@ class StopAfterBadSteps(Hook):
             return
         self.in_a_row += 1
         # All processes skip a step together, so that all come here.
-        batches = all_gather_object(_describe(data_batch, outputs))
+        batches = all_gather_object(
+            _describe(data_batch or {}, outputs or {}))
         said = '\n'.join([said, *batches])
         runner.logger.warning(
             f'{said}\n{self.in_a_row} in a row, training stops at '
@@ -69,7 +70,7 @@ def _describe(data_batch: dict, outputs: dict[str, Tensor]) -> str:
     """Losses and scenes of this process, one line each."""
     losses = ', '.join(f'{k}={float(v):g}' for k, v in outputs.items())
     lines = [f'  process {get_rank()}: {losses}']
-    for sample in data_batch['data_samples']:
+    for sample in data_batch.get('data_samples', ()):
         window = f' {sample.window}' if 'window' in sample else ''
         lines.append(f'    {sample.img_path}{window}')
     return '\n'.join(lines)

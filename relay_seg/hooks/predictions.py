@@ -34,7 +34,7 @@ class WritePredictions(Hook):
         dataset = runner.test_dataloader.dataset
         palette = dataset.metainfo['palette']
         bands = getattr(dataset.pipeline.transforms[0], 'bands', None)
-        for sample in outputs:
+        for sample in outputs or ():
             path = Path(sample.img_path)
             pred = sample.pred_sem_seg.data[0].cpu().numpy()
             pred = pred.astype(np.uint8)

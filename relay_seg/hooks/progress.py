@@ -4,12 +4,15 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PAUSE = 0.1  # seconds between two drawings of the bars
 
@@ -49,11 +52,11 @@ class ProgressHook(Hook):
 
     def __init__(self, interval: float = 30) -> None:
         self.interval = interval
-        self._bars = None
-        self._tasks = {}
+        self._bars: Progress | None = None
+        self._tasks: dict[str, _Task] = {}
         self._trained_from = 0.
         self._drawn = 0.
-        self._streams = []
+        self._streams: list[tuple[logging.StreamHandler, Any]] = []
 
     def before_train(self, runner: Runner) -> None:
         self._trained_from = time.monotonic()
@@ -147,16 +150,16 @@ class ProgressHook(Hook):
         )
         # No refreshing thread: data workers are forked from this process,
         # perhaps while the thread holds the lock of the output.
-        self._bars = Progress(
+        bars = self._bars = Progress(
             TextColumn('{task.description:5}'), BarColumn(),
             MofNCompleteColumn(), TextColumn('{task.fields[pace]}'),
             TimeElapsedColumn(), TimeRemainingColumn(), TextColumn('left'),
             console=Console(file=sys.stdout), auto_refresh=False,
             speed_estimate_period=600)
         shown = sys.stdout, sys.stderr
-        self._bars.start()
+        bars.start()
         # A process that is killed does not bring the cursor back.
-        self._bars.console.show_cursor(True)
+        bars.console.show_cursor(True)
         for handler in runner.logger.handlers:
             if (isinstance(handler, logging.StreamHandler)
                     and handler.stream in shown):

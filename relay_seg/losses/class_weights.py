@@ -41,8 +41,8 @@ def weights_like(loss: nn.Module, logits: Tensor) -> Tensor | None:
     kept = getattr(loss, 'kept_weights', None)
     if kept is None or (kept.dtype, kept.device) != (
             logits.dtype, logits.device):
-        loss.kept_weights = logits.new_tensor(loss.class_weight)
-    return loss.kept_weights
+        kept = loss.kept_weights = logits.new_tensor(loss.class_weight)
+    return kept
 
 
 def check_class_weights(module: nn.Module, num_classes: int) -> None:

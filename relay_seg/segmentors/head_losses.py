@@ -1,5 +1,6 @@
 """Losses of the host's heads, without waiting for the device."""
 import torch
+from mmengine.config import ConfigDict
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
@@ -34,7 +35,7 @@ def head_losses(head: BaseDecodeHead, logits: Tensor,
     if head.sampler is not None:
         weight = head.sampler.sample(logits, label[:, None])
     several = isinstance(head.loss_decode, nn.ModuleList)
-    losses = {}
+    losses: dict[str, Tensor] = {}
     for loss in head.loss_decode if several else [head.loss_decode]:
         value = loss(logits, label, weight=weight,
                      ignore_index=head.ignore_index)
@@ -53,6 +54,9 @@ def accuracy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
 
 class HeadLosses:
     """A segmentor of the host with :func:`head_losses`, as base class."""
+    decode_head: BaseDecodeHead
+    auxiliary_head: BaseDecodeHead | nn.ModuleList
+    train_cfg: ConfigDict | None
 
     def _decode_head_forward_train(
             self, inputs: list[Tensor],

@@ -9,6 +9,7 @@ from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 
 from relay_seg.backbones.layers import PLAIN_BACKBONES
 from relay_seg.checkpoints.fitting import TABLES
@@ -20,6 +21,7 @@ from relay_seg.losses import check_class_weights
 from relay_seg.views import (
     Views,
     Window,
+    as_size,
     batched,
     blend_weights,
     cut_views,
@@ -150,7 +152,7 @@ class SlideEncoderDecoder(EncoderDecoder):
     def whole_inference(self, inputs: Tensor,
                         batch_img_metas: list[dict]) -> Tensor:
         """Segment each scene as one window."""
-        size = tuple(inputs.shape[-2:])
+        size = as_size(inputs.shape[-2:])
         return self._slide(inputs, Slide(size, size, size, batch_size=1))
 
     def val_step(self, data: dict) -> list[SegDataSample]:
@@ -172,7 +174,8 @@ class SlideEncoderDecoder(EncoderDecoder):
         if slide.every > 1:
             unseen = torch.ones(
                 scenes.shape[-2:], dtype=torch.bool, device=scenes.device)
-            for top, left, height, width, _ in slide.chosen(unseen.shape):
+            for top, left, height, width, _ in slide.chosen(
+                    as_size(unseen.shape)):
                 unseen[top:top + height, left:left + width] = False
             for sample in samples:
                 truth = sample.gt_sem_seg.data
@@ -183,12 +186,12 @@ class SlideEncoderDecoder(EncoderDecoder):
     def slide(self, validation: bool = False) -> Slide:
         """How ``test_cfg`` says that windows slide over a scene."""
         cfg = self.test_cfg
-        window = tuple(cfg.crop_size)
-        size = tuple(cfg.get('input_size') or window)
+        window = as_size(cfg.crop_size)
+        size = as_size(cfg.get('input_size') or window)
         batch_size = (self.windows_at_once(window, size)
                       if cfg.get('batch_size') is None else cfg.batch_size)
         if not validation:
-            return Slide(window, tuple(cfg.stride), size,
+            return Slide(window, as_size(cfg.stride), size,
                          cfg.get('blend', 'mean'), batch_size)
         val = cfg.get('val') or {}
         unknown = set(val) - {'stride', 'blend', 'every'}
@@ -196,7 +199,7 @@ class SlideEncoderDecoder(EncoderDecoder):
             raise ValueError(
                 f'test_cfg.val={dict(val)}; it takes stride, blend and every '
                 '(1 or more).')
-        return Slide(window, tuple(val.get('stride') or window), size,
+        return Slide(window, as_size(val.get('stride') or window), size,
                      val.get('blend', 'center'), batch_size,
                      val.get('every', 1))
 
@@ -235,7 +238,7 @@ class SlideEncoderDecoder(EncoderDecoder):
         return self._at_once[key]
 
     def _slide(self, scenes: Tensor, slide: Slide) -> Tensor:
-        shape = height, width = scenes.shape[-2:]
+        shape = height, width = as_size(scenes.shape[-2:])
         weights_y, weights_x = (
             {start: weight.to(scenes) for start, weight in blend_weights(
                 *axis, slide.blend).items()}
@@ -316,7 +319,7 @@ class SlideEncoderDecoder(EncoderDecoder):
             views, [dict(img_shape=shape)] * len(views[0]))
 
 
-def _expect_no_tables(backbone: nn.Module, keys: NamedTuple) -> None:
+def _expect_no_tables(backbone: nn.Module, keys: _IncompatibleKeys) -> None:
     """The host's SwinV2 discards tables it is given, then misses them."""
     keys.missing_keys[:] = [
         key for key in keys.missing_keys if not TABLES.search(key)]

@@ -24,6 +24,7 @@ from relay_seg.rasters import (
 )
 from relay_seg.views import (
     Window,
+    as_size,
     cut_views,
     points_of,
     resample,
@@ -85,8 +86,8 @@ class SampleWindow(BaseTransform):
         if min_inside is not None and not 0 < min_inside <= 1:
             raise ValueError(f'min_inside={min_inside} is no share; use a '
                              'number above 0, at most 1, or None.')
-        self.window = tuple(window)
-        self.input_size = tuple(input_size or window)
+        self.window = as_size(window)
+        self.input_size = as_size(input_size or window)
         self.scale_range = scale_range
         self.scale_prob = scale_prob
         self.scale_law = scale_law
@@ -116,7 +117,7 @@ class SampleWindow(BaseTransform):
                              for side in self.window)
         if np.random.rand() < self.rotate_prob:
             low, high = self.angles
-            angle = (float(np.random.randint(low, high + 1))
+            angle = (float(np.random.randint(int(low), int(high) + 1))
                      if self.whole_angles else np.random.uniform(low, high))
         return height, width, angle
 
@@ -139,7 +140,7 @@ class SampleWindow(BaseTransform):
             else:
                 at = place[axis] - np.random.randint(side)
             start.append(int(np.clip(at, low, high)))
-        return Window(*start, height, width, angle)
+        return Window(start[0], start[1], height, width, angle)
 
     def _around(self, results: dict) -> Window:
         """A window of which enough lies inside: all is drawn until it is."""
@@ -158,7 +159,7 @@ class SampleWindow(BaseTransform):
                 else:
                     centre = place[axis] + side // 2 - np.random.randint(side)
                 start.append(step * round((centre - side / 2) / step))
-            window = Window(*start, height, width, angle)
+            window = Window(start[0], start[1], height, width, angle)
             inside = are_inside(points_of(window, PROBES), shape, labelled)
             if inside[len(inside) // 2] and inside.mean() >= self.min_inside:
                 return window
@@ -175,8 +176,8 @@ class SampleWindow(BaseTransform):
         if wanted is None:
             return None
         ids = np.flatnonzero(results['label_lookup'] == wanted)
-        places = [class_places(results['seg_map_path'], int(i)) for i in ids]
-        places = np.concatenate(places)
+        places = np.concatenate([
+            class_places(results['seg_map_path'], int(i)) for i in ids])
         if not len(places):
             return None
         return places[np.random.randint(len(places))]
@@ -193,7 +194,8 @@ def are_inside(points: np.ndarray, shape: tuple[int, int],
             the scene; None if all of it counts.
     """
     slack = 1e-6  # of turned corners
-    inside = ((points >= -slack) & (points <= np.add(shape, slack))).all(1)
+    inside = np.all(
+        (points >= -slack) & (points <= np.add(shape, slack)), axis=1)
     if labelled is not None:
         cells = (points / shape * labelled.shape).astype(int)
         rows, columns = cells.clip(0, np.subtract(labelled.shape, 1)).T
@@ -248,7 +250,7 @@ class ReadViews(BaseTransform):
         widest = max(factors, default=1)
         region = surroundings(window, widest)
         with reused_raster(path) as raster:
-            dtype = np.promote_types(raster.dtypes[0], np.uint8)
+            dtype = np.promote_types(raster.dtypes[0], np.uint8).type
 
             def read(box: Window, factor: int) -> np.ndarray:
                 return as_ids(read_region(
@@ -257,8 +259,9 @@ class ReadViews(BaseTransform):
             if window == Window(*window[:2], *size):
                 label = read(region, 1)[0]
             else:
-                label = resample(read, region, tuple(
-                    side * widest for side in size), smooth=False)[0]
+                label = resample(
+                    read, region, (size[0] * widest, size[1] * widest),
+                    smooth=False)[0]
         label = ids_of_model(label, results['label_lookup'], path)
         # The labels of narrower views are its middle, to the pixel.
         whole = Window(0, 0, *size)
@@ -283,7 +286,7 @@ def ids_of_model(label: np.ndarray, lookup: np.ndarray,
         lookup: See :func:`relay_seg.datasets.labels.label_lookup`.
         path: The file, for messages.
     """
-    classes = np.count_nonzero(lookup != UNKNOWN) - 1  # but for ignored
+    classes = int(np.count_nonzero(lookup != UNKNOWN)) - 1  # but for ignored
     if (np.array_equal(lookup, label_lookup(classes, None, False))
             and (label + np.uint8(1)).max(initial=0) <= classes):
         return label  # ignored, 255, has become 0

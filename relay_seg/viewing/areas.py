@@ -11,7 +11,7 @@ from rasterio.windows import Window as RasterWindow
 from relay_seg.class_ids import IGNORE
 
 from .classes import as_shown
-from .layers import Layers, naming, open_over
+from .layers import Layer, Layers, naming, open_over
 
 #: Blocks of a file are read together up to about this many pixels.
 CHUNK = 2**21
@@ -39,7 +39,7 @@ class Areas:
         if layers.truth:
             self._total += (layers.prediction.grid.height
                             * layers.prediction.grid.width)
-        self._problem = None
+        self._problem: str | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -79,7 +79,7 @@ class Areas:
             for name in self._layers.ids:
                 self._count(name)
             if self._layers.truth:
-                self._compare()
+                self._compare(self._layers.prediction, self._layers.truth)
         except (ValueError, OSError) as error:
             # The page stays useful: it shows what was counted, and why not
             # more was.
@@ -98,8 +98,7 @@ class Areas:
                     self._counts[name] += counts
                     self._seen += ids.size
 
-    def _compare(self) -> None:
-        prediction, truth = self._layers.prediction, self._layers.truth
+    def _compare(self, prediction: Layer, truth: Layer) -> None:
         with (naming(prediction.path), rasterio.open(prediction.path) as a,
               naming(truth.path),
               open_over(truth.path, prediction.grid) as b):

@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, raster: rasterio.DatasetReader) -> 'Grid':
-        return cls(*raster.shape, raster.transform, raster.crs)
+        return cls(raster.height, raster.width, raster.transform, raster.crs)
 
     @property
     def has_coordinates(self) -> bool:

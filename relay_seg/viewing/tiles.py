@@ -8,6 +8,7 @@ no map projections, so scenes without a CRS are shown like all others.
 import math
 import threading
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from rasterio.windows import Window as RasterWindow
@@ -132,7 +133,7 @@ class Tiles:
 
 
 def _read(layer: Layer, window: RasterWindow, factor: int,
-          how: str) -> np.ma.MaskedArray:
+          how: Literal['nearest', 'average', 'mode']) -> np.ma.MaskedArray:
     """Bands of a region, reduced by a factor: (C, H, W).
 
     Where the factor does not divide the last columns or rows of the scene,

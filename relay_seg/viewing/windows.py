@@ -44,17 +44,19 @@ def read_windows(path: Path, grid: Grid, size: Sequence[int] | None,
             context_factors = read_tag(
                 raster, 'CONTEXT_FACTORS', _are_counts)
     assumed = size is None or context_factors is None
-    size = tuple(size or ASSUMED_WINDOW)
+    height, width = size or ASSUMED_WINDOW
     if context_factors is None:
         context_factors = ASSUMED_FACTORS
-    if not _is_size(list(size)) or not _are_counts(list(context_factors)):
-        raise ValueError(f'window {size} and context factors '
+    if not _are_counts([height, width, *context_factors]):
+        raise ValueError(f'window {(height, width)} and context factors '
                          f'{tuple(context_factors)} must be 1 or more.')
+    steps = None
     if stride:
-        stride = tuple(stride)
-        for length, side, step in zip(grid[:2], size, stride):
+        steps = stride[0], stride[1]
+        for length, side, step in zip(grid[:2], (height, width), steps):
             window_starts(length, side, step)  # says what is wrong
-    return WindowsShown(size, tuple(context_factors), stride, assumed)
+    return WindowsShown((height, width), tuple(context_factors), steps,
+                        assumed)
 
 
 def _are_counts(value: Any) -> bool:
@@ -73,7 +75,7 @@ def window_at(column: float, row: float, grid: Grid,
     With a known stride it is one of those that inference plans, else the
     one around the pixel.
     """
-    starts = []
+    starts: list[int] = []
     for place, length, side, step in zip(
             (row, column), grid[:2], windows.size,
             windows.stride or (None, None)):
@@ -83,7 +85,7 @@ def window_at(column: float, row: float, grid: Grid,
             starts.append(min(
                 window_starts(length, side, step),
                 key=lambda start: abs(start + side / 2 - place)))
-    return Window(*starts, *windows.size)
+    return Window(starts[0], starts[1], *windows.size)
 
 
 def outlines(column: float, row: float, scene: Grid, prediction: Grid,
