@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import rasterio
 from PIL import Image, ImageDraw
-from rasterio.enums import ColorInterp
+from rasterio.enums import Resampling
+from rasterio.windows import Window as RasterWindow
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.rasters import open_raster
+from relay_seg.rasters import content_of, data_bands, open_raster
+from relay_seg.rasters.reading import LARGEST
 
 GAP = 8  # pixels between panels
 MARGIN = 18  # pixels for a caption
@@ -63,14 +65,47 @@ def shown_bands(raster: rasterio.DatasetReader,
         bands: Those that the model reads, the first is 1; by default all but
             alpha.
     """
-    return _first(list(bands or (
-        band for band, meaning in zip(raster.indexes, raster.colorinterp)
-        if meaning != ColorInterp.alpha)))
+    return _first(list(bands or data_bands(raster)))
 
 
 def _first(bands: Any) -> Any:
     """Of a sequence of bands the first three, or the first."""
     return bands[:3] if len(bands) >= 3 else bands[:1]
+
+
+def read_shown(raster: rasterio.DatasetReader, bands: Sequence[int],
+               shape: tuple[int, int], window: RasterWindow | None = None,
+               resampling: Resampling = Resampling.nearest
+               ) -> np.ma.MaskedArray:
+    """Bands of a region, reduced, masked where they have no data.
+
+    Args:
+        raster: Open file.
+        bands: The first is 1.
+        shape: Height and width of the result.
+        window: Region; the whole file by default.
+        resampling: How pixels become fewer.
+
+    Returns:
+        Finite values (C, H, W), and a mask.
+    """
+    content = content_of(raster, bands)
+
+    def read(indexes: Sequence[int]) -> np.ndarray:
+        return raster.read(
+            list(indexes), out_shape=(len(indexes), *shape), window=window,
+            resampling=resampling)
+
+    image = read(content.bands)
+    hidden = ~(np.abs(image) <= LARGEST)  # NaN is not, either
+    for where, band, nodata in zip(hidden, image, content.nodata):
+        where |= band == nodata
+    if content.mask:
+        hidden |= read([content.mask]) == 0
+    elif content.mask == 0:
+        hidden |= raster.read_masks(
+            content.bands[0], out_shape=shape, window=window) == 0
+    return np.ma.masked_array(image, hidden)
 
 
 def stretch(image: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,9 +158,8 @@ def thumbnail(path: Path, longest: int = 1024,
     """
     with open_raster(path) as raster:
         bands = shown_bands(raster, bands)
-        shape = reduced_shape(raster.shape, longest)
-        return as_rgb(raster.read(
-            bands, out_shape=(len(bands), *shape), masked=True))
+        return as_rgb(read_shown(
+            raster, bands, reduced_shape(raster.shape, longest)))
 
 
 def reduced_shape(shape: tuple[int, int], longest: int) -> tuple[int, int]:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import rasterio
 
+# What GDAL says of a file while a property of it is asked for.
+from rasterio._err import CPLE_BaseError
+
 from relay_seg.class_ids import IGNORE
 from relay_seg.drawing import shown_bands
 from relay_seg.rasters import choose_bands, open_raster
@@ -30,7 +33,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'):
             yield
-    except rasterio.RasterioIOError as error:
+    except (rasterio.RasterioIOError, CPLE_BaseError) as error:
         # GDAL's own words are the cause of what rasterio says.
         raise ValueError(
             f'{path} cannot be read ({error.__cause__ or error}); it is '

@@ -11,17 +11,19 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterWindow
 from rio_tiler.reader import read
 from rio_tiler.utils import render
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.drawing import as_bytes, stretch
+from relay_seg.drawing import as_bytes, read_shown, reduced_shape, stretch
 
 from .classes import as_shown
 from .layers import Layer, Layers
 
 SIZE = 256
+How = Literal['nearest', 'average', 'mode']
 ERROR_COLOUR = (226, 35, 52)
 #: Beyond this factor large files without overviews are read by nearest
 #: neighbour: means and most frequent classes would take too long.
@@ -85,14 +87,16 @@ class Tiles:
         scene = self.layers.scene
         with self._lock:  # the first tiles wait for one read of the whole
             palette, ends = self._scene_palette, self._stretch
-        pixels = _read(scene, window, factor,
-                       'mode' if palette else 'average')
-        mask = _opaque(pixels)
         if palette:
-            return render(_padded(pixels.data), _padded(mask),
+            pixels = _read(scene, window, factor, 'mode')
+            return render(_padded(pixels.data), _padded(_opaque(pixels)),
                           colormap=palette, zlevel=1)
-        values = as_bytes(np.ma.masked_invalid(pixels), *ends)
-        return render(_padded(values), _padded(mask), zlevel=1)
+        with scene.handles.lend() as raster:
+            pixels = read_shown(
+                raster, scene.bands, _shape(window, factor), window,
+                Resampling[_how(scene, factor, 'average')])
+        return render(_padded(as_bytes(pixels, *ends)),
+                      _padded(_opaque(pixels)), zlevel=1)
 
     def _ids(self, layer: Layer, window: RasterWindow,
              factor: int) -> np.ndarray:
@@ -127,30 +131,39 @@ class Tiles:
                    for band in scene.bands):
                 sample = np.ma.zeros((len(scene.bands), 1, 1), np.uint8)
             else:
-                sample = read(raster, indexes=scene.bands,
-                              max_size=OVERVIEW).array
-        return stretch(np.ma.masked_invalid(sample))
+                sample = read_shown(
+                    raster, scene.bands,
+                    reduced_shape(raster.shape, OVERVIEW))
+        return stretch(sample)
+
+
+def _how(layer: Layer, factor: int, how: How) -> How:
+    """Native pixels, and those of slow files, are read as they are."""
+    quick = factor > 1 and (layer.quick or factor <= MEAN_FACTOR)
+    return how if quick else 'nearest'
+
+
+def _shape(window: RasterWindow, factor: int) -> tuple[int, int]:
+    return math.ceil(window.height / factor), math.ceil(window.width / factor)
 
 
 def _read(layer: Layer, window: RasterWindow, factor: int,
-          how: Literal['nearest', 'average', 'mode']) -> np.ma.MaskedArray:
+          how: How) -> np.ma.MaskedArray:
     """Bands of a region, reduced by a factor: (C, H, W).
 
     Where the factor does not divide the last columns or rows of the scene,
     their tiles are wider by less than a pixel; all layers alike.
     """
-    if factor == 1 or not (layer.quick or factor <= MEAN_FACTOR):
-        how = 'nearest'
+    height, width = _shape(window, factor)
     with layer.handles.lend() as raster:
         return read(
-            raster, indexes=layer.bands, window=window, resampling_method=how,
-            height=math.ceil(window.height / factor),
-            width=math.ceil(window.width / factor)).array
+            raster, indexes=layer.bands, window=window, height=height,
+            width=width, resampling_method=_how(layer, factor, how)).array
 
 
 def _opaque(pixels: np.ma.MaskedArray) -> np.ndarray:
     """255 where any band has data, else 0."""
-    hidden = np.ma.getmaskarray(np.ma.masked_invalid(pixels)).all(0)
+    hidden = np.ma.getmaskarray(pixels).all(0)
     return np.where(hidden, 0, 255).astype(np.uint8)
 
 

@@ -10,8 +10,9 @@ from rasterio.transform import Affine
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 from rio_tiler.reader import read
 from shown_rasters import COLOURS, HALF_METRE, UTM, save
+from test_doors import KINDS, REFUSED
 
-from relay_seg.drawing import as_rgb, thumbnail
+from relay_seg.drawing import as_bytes, as_rgb, read_shown, stretch, thumbnail
 from relay_seg.viewing import areas as areas_module
 from relay_seg.viewing import open_layers
 from relay_seg.viewing.areas import Areas, chunks
@@ -191,6 +192,31 @@ def test_a_scene_has_the_colours_of_its_pictures(tiny, tmp_path, low, high,
     np.testing.assert_array_equal(
         tiles, thumbnail(tmp_path / 'scene.tif', bands=[4, 2, 3]))
     np.testing.assert_array_equal(tiles, as_rgb(image[[3, 1, 2]]))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_tiles_and_pictures_show_what_is_data(tmp_path, kind):
+    path, image, known = KINDS[kind](tmp_path)
+    known = np.broadcast_to(known, image.shape)
+    count = 3 if len(image) >= 3 else 1
+    pixels = np.ma.masked_array(image[:count], ~known[:count])
+    expected = as_bytes(pixels, *stretch(pixels)).transpose(1, 2, 0)
+    ids = save(tmp_path / 'ids.tif', np.zeros(image.shape[1:], np.uint8),
+               crs=None, transform=None)
+    tile = mosaic(Tiles(open_layers(path, ids)), 'scene')
+    np.testing.assert_array_equal(tile[..., 3] > 0, known[:count].any(0))
+    for found in tile[..., :3], thumbnail(path):
+        np.testing.assert_array_equal(
+            found, np.broadcast_to(expected, found.shape))
+
+
+@pytest.mark.parametrize('kind', REFUSED.keys() - {'palette'})
+def test_what_training_refuses_is_refused(tmp_path, kind):
+    path, _ = REFUSED[kind](tmp_path)
+    ids = save(tmp_path / 'ids.tif', np.zeros((40, 60), np.uint8))
+    for door in lambda: open_layers(path, ids), lambda: thumbnail(path):
+        with pytest.raises(ValueError, match=path.name):
+            door()
 
 
 def test_a_scene_with_a_colour_table_keeps_its_colours(tiny, tmp_path):
@@ -430,6 +456,9 @@ def test_large_files_without_overviews_are_named_and_read_quickly(
         lambda *args, resampling_method, **options: asked.append(
             resampling_method) or read(
                 *args, resampling_method=resampling_method, **options))
+    monkeypatch.setattr(
+        'relay_seg.viewing.tiles.read_shown',
+        lambda *args: asked.append(args[-1].name) or read_shown(*args))
     ids = np.zeros((100, 5000), np.uint8)
     scene = save(tmp_path / 's.tif', ids)
     layers = open_layers(scene, save(tmp_path / 'p.tif', ids,
