@@ -12,6 +12,9 @@ import numpy as np
 import rasterio
 from affine import Affine
 from PIL import Image
+
+# Some functions of rasterio let these of GDAL through.
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window as RasterWindow
@@ -162,10 +165,12 @@ def _named(path: str | Path) -> Iterator[None]:
     """Errors of GDAL as errors that name the file and the remedy."""
     try:
         yield
-    except RasterioIOError as error:
+    except (RasterioIOError, CPLE_BaseError) as error:
+        # What GDAL has said stands behind "see previous exception".
         raise ValueError(
-            f'{path} cannot be read ({error}); it is damaged or no image. '
-            'Replace it, or take it out of the split.') from error
+            f'{path} cannot be read ({error.__cause__ or error}); it is '
+            'damaged or no image. Replace it, or take it out of the split.'
+        ) from error
 
 
 def _missing(path: str | Path) -> FileNotFoundError:
