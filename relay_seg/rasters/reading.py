@@ -354,11 +354,12 @@ def _fill_edge(image: np.ndarray, window: Window, shape: tuple[float, float],
     if all((share == 1).all() for share in shares):
         return image
     inside = shares[0][:, None] * shares[1]
-    fill = np.asarray(fill, np.float32)[:, None, None]
-    mixed = inside * image + (1 - inside) * fill
+    outside = np.asarray(fill, np.float32)[:, None, None]
+    mixed = inside * image + (1 - inside) * outside
     # No data, on either side, does not count.
     return np.where(inside == 1, image, np.where(
-        np.isnan(fill), image, np.where(np.isnan(image), fill, mixed)))
+        np.isnan(outside), image,
+        np.where(np.isnan(image), outside, mixed)))
 
 
 def read_data(raster: rasterio.DatasetReader, window: Window,
