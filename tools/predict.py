@@ -32,8 +32,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help='file (.tif) for one scene, or folder')
     add('--aoi', help='polygons: only windows that touch one are computed, '
         'outside is no data')
-    add('--pixel-size', type=float,
-        help='resample to pixels of this side, in units of the CRS')
+    add('--pixel-size', type=float, help='resample to pixels of this side, '
+        'in units of the CRS, which is not in degrees')
     add('--bands', nargs='+', type=int, help='bands to read, the first is 1, '
         'counted over all files of a scene')
     add('--format', choices=['gtiff', 'cog'], default='gtiff',
@@ -43,9 +43,12 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add('--polygons', help='GeoPackage for classes as polygons; with several '
         'scenes, a folder')
     add('--min-area', type=float, default=0., help='leave out polygons below '
-        'this area in square metres (pixels if there is no CRS)')
+        'this area in square metres on the ground (pixels if there is no '
+        'CRS)')
     add('--preview', help='PNG of the scene under its prediction; with '
         'several scenes, a folder')
+    add('--overwrite', action='store_true',
+        help='write over files that no prediction wrote; inputs never')
     add('--on-error', choices=['stop', 'skip'], default='stop',
         help='at pixels that cannot be read')
     add('--window', nargs='+', metavar='SIDE', help='height and width of a '
@@ -99,6 +102,7 @@ def main() -> int:
     parser, args = parse()  # --help does not wait for imports
     from relay_seg.engine import leave_processes, start_processes
     from relay_seg.inference import Settings, find_scenes, predict_scenes
+    from relay_seg.inference.command import refuse_all
     try:
         names = Settings.__dataclass_fields__.keys()
         settings = Settings(**{
@@ -110,6 +114,7 @@ def main() -> int:
                              '--onnx and inputs.')
         scenes = find_scenes(inputs, args.out)
         own = start_processes(args.launcher, PATIENCE)
+        refuse_all(scenes, settings)
         model = find_model(args, own)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))

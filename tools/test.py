@@ -23,6 +23,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--show-dir', help='folder for pictures: scene, truth, prediction')
     parser.add_argument(
+        '--overwrite', action='store_true', help='write over files in these '
+        'folders that no prediction wrote; scenes and labels never')
+    parser.add_argument(
         '--window', nargs='+', metavar='SIDE', help='height and width of a '
         'window, or one number: native pixels, or metres as 128m')
     parser.add_argument(
@@ -62,7 +65,8 @@ def test(args: argparse.Namespace) -> None:
     if args.out or args.show_dir:
         cfg.custom_hooks = [
             *cfg.get('custom_hooks', []),
-            dict(type='WritePredictions', ids=args.out, pictures=args.show_dir)
+            dict(type='WritePredictions', ids=args.out,
+                 pictures=args.show_dir, overwrite=args.overwrite)
         ]
     runner = build_runner(cfg, trust=args.trust_checkpoint)
     start = time.perf_counter()

@@ -1,8 +1,11 @@
 """Does a scene look like what a model was trained on?"""
+from pathlib import Path
+
 import numpy as np
 import torch
 from mmengine.logging import MMLogger
 
+from relay_seg.rasters import ground_pixel, open_raster
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Window
 
@@ -17,6 +20,22 @@ FAR, FLAT = 20., 0.02
 SCALE = 1.5
 #: The same, where a window is given in metres.
 EXACT = 0.01
+
+
+def check_pixel_size(path: str | Path, size: float) -> None:
+    """Raise a ``ValueError`` if a raster has degrees: they are no size."""
+    with open_raster(path, whole=False) as raster:
+        if not raster.crs or not raster.crs.is_geographic:
+            return
+        side = ground_pixel(raster.crs, raster.transform, raster.shape)
+        lon, lat = raster.transform @ (raster.width / 2, raster.height / 2)
+    zone = (32600 if lat >= 0 else 32700) + int((lon + 180) % 360 // 6) + 1
+    of = f' of about {side:.3g} m' if side else ''
+    raise ValueError(
+        f'{path} is in degrees, with pixels{of}, so --pixel-size {size:g} '
+        'would be that many degrees; bring it to a CRS in metres first, for '
+        f'example with gdalwarp -t_srs EPSG:{zone} -tr {size:g} {size:g}, or '
+        'leave out --pixel-size.')
 
 
 def check_scene(source: RasterSource, model: SlideEncoderDecoder) -> None:

@@ -19,6 +19,7 @@ from rich.progress import (
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
 from .inputs import Scene
+from .outputs import refuse
 from .predict import predict_raster
 from .settings import Progress as Done
 from .settings import Report, Settings
@@ -42,7 +43,12 @@ def predict_scenes(model: SlideEncoderDecoder, scenes: Sequence[Scene],
 
     Returns:
         Exit code: 0 if all are predicted, 1 if some failed.
+
+    Raises:
+        ValueError: Something would be written over, see
+            :func:`refuse_all`; nothing is done then.
     """
+    refuse_all(scenes, settings)
     team = current_team()
     console = console or Console(
         soft_wrap=True, highlight=False, stderr=True, quiet=team.rank > 0)
@@ -60,6 +66,22 @@ def predict_scenes(model: SlideEncoderDecoder, scenes: Sequence[Scene],
         results = {k: v for part in every for k, v in part.items()}
         results = {str(scene): results[str(scene)] for scene in scenes}
     return _summarise(results, console)
+
+
+def refuse_all(scenes: Sequence[Scene], settings: Settings) -> None:
+    """Say before any work what must not be written.
+
+    Raises:
+        ValueError: See :func:`relay_seg.inference.outputs.refuse`.
+    """
+    for name in ('polygons', 'preview') if len(scenes) > 1 else ():
+        folder = Path(getattr(settings, name) or '')
+        if folder.suffix in ('.gpkg', '.png') and not folder.is_dir():
+            raise ValueError(f'--{name} {folder} has the name of a file, but '
+                             f'{len(scenes)} scenes are given; give a '
+                             'folder.')
+    refuse([(scene, _for_scene(settings, scene, len(scenes)))
+            for scene in scenes])
 
 
 def _for_scene(settings: Settings, scene: Scene, count: int) -> Settings:
@@ -98,8 +120,6 @@ def _predict(model: SlideEncoderDecoder, scene: Scene, settings: Settings,
             if not isinstance(error, ValueError | OSError) or not text:
                 text = f'{type(error).__name__}: {text}'
             return text if str(scene.paths[0]) in text else f'{scene}: {text}'
-
-
 
 
 def _summarise(results: dict[str, Report | str], console: Console) -> int:

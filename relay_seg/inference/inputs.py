@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
+from relay_seg.rasters.identity import inode
+
 #: Ends of names that are taken for rasters in a folder.
 SUFFIXES = frozenset((
     '.tif', '.tiff', '.vrt', '.png', '.jpg', '.jpeg', '.jp2', '.j2k', '.img',
@@ -31,8 +33,8 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
 
     Raises:
         FileNotFoundError: A folder or a pattern holds no raster.
-        ValueError: Two scenes would be written to one file, or one over its
-            own input.
+        ValueError: Several scenes would be written to one file, one over
+            its own input, or the folder has the name of a file.
     """
     found = [paths for text in inputs for paths in _expand(text)]
     out = Path(out)
@@ -42,6 +44,11 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
                              'given; give a folder.')
         scenes = [Scene(found[0], out)]
     else:
+        if out.suffix.lower() in SUFFIXES and not out.is_dir():
+            raise ValueError(
+                f'{out} has the name of a file, but what is written is a '
+                f'GeoTIFF: name it {out.with_suffix(".tif")}, or give a '
+                'folder.')
         scenes = [Scene(paths, out / f'{paths[0].stem}.tif')
                   for paths in found]
     by_out: dict[Path, Scene] = {}
@@ -50,8 +57,7 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
         if twin is not scene:
             raise ValueError(f'{twin} and {scene} would both be written to '
                              f'{scene.out}; predict them into two folders.')
-        if any(path.resolve() == scene.out.resolve()
-               for path in scene.paths):
+        if any(inode(path) == inode(scene.out) for path in scene.paths):
             raise ValueError(f'{scene.out} is an input; write elsewhere.')
     return scenes
 

@@ -1,38 +1,49 @@
 """One scene on its way to its outputs, through parts on disk."""
-import hashlib
 import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from mmengine.logging import MMLogger
 from torch import Tensor
 
 import relay_seg
+from relay_seg.rasters import (
+    MARK,
+    is_prediction,
+    open_raster,
+    refuse_overwriting,
+)
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Window
 
 from .aoi import Area, read_area
-from .checks import check_scene
+from .checks import check_pixel_size, check_scene
 from .deciding import chances_of, decide, to_cpu
 from .forward import Forward
-from .model import Bands, Classes, bands_of, classes_of, weights_digest
+from .inputs import Scene
+from .model import Bands, Classes, bands_of, classes_of
+from .outputs import (
+    chances_of_out,
+    outputs_of,
+    publish,
+    refuse,
+    refuse_full_disk,
+    refuse_unwritable,
+)
 from .parts import PartRows, Parts
-from .polygons import write_polygons
+from .polygons import Measure, write_polygons
 from .preview import write_preview
 from .raster_source import RasterSource
 from .settings import AMP, Progress, Report, Settings, plan_for
+from .signature import Inputs, fingerprint, signature_of
 from .stream import Timer, counting, stream
 from .team import Team, share, together
 from .writing import (
-    NAMESPACE,
     NODATA,
     Grid,
     Growing,
@@ -43,9 +54,6 @@ from .writing import (
     sidecar,
 )
 
-#: Share of their plain size that parts and output take together: parts are
-#: plain, outputs compress well (class ids) or little (probabilities).
-CLASSES_SHARE, PROBABILITIES_SHARE = 1.5, 2.
 #: A band costs a little even where it has no window to compute.
 EMPTY_BAND = 0.01
 #: Finished bands that wait to be written.
@@ -59,8 +67,13 @@ class Job:
                  out: Path, settings: Settings, team: Team) -> None:
         self.model = model.eval()
         self.out, self.settings, self.team = out, settings, team
+        if team.rank == 0:
+            refuse([(Scene(tuple(map(Path, scene)), out), settings)])
+        self.inputs = Inputs(filter(None, (*scene, settings.aoi)))
         self.classes: Classes = classes_of(model)
         bands: Bands = bands_of(model, settings.bands)
+        if settings.pixel_size:
+            check_pixel_size(scene[0], settings.pixel_size)
         self.source = RasterSource(
             scene, bands, pixel_size=settings.pixel_size,
             skip_damaged=settings.on_error == 'skip')
@@ -77,80 +90,29 @@ class Job:
                     f'{self.source.name}: all of it becomes no data.')
         self.grid = Grid(*self.source.shape, self.source.crs,
                          self.source.transform)
+        if settings.polygons:
+            Measure(self.grid.crs, self.grid.transform, self.source.shape
+                    ).check(settings.min_area, self.source.name)
         self.parts = Parts(out)
         self._whole = 0  # first bands that are there
         self._growing: dict[str, Growing] = {}
         self.timer = Timer(model.data_preprocessor.device)
-        # Nothing of it changes what an output is computed from.
-        later = dict.fromkeys((
-            'threads', 'output_format', 'polygons', 'min_area', 'preview',
-            'cuda_graph'))
-        self.signature = dict(
-            relay_seg=relay_seg.__version__,
-            inputs=[_identity(path) for path in self.source.paths],
-            aoi=_identity(Path(settings.aoi)) if settings.aoi else None,
-            weights=weights_digest(model),
-            mean=bands.mean.flatten().tolist(),
-            std=bands.std.flatten().tolist(),
-            plan=[self.plan.size, self.plan.stride, self.plan.blend,
-                  model.test_cfg.get('batch_size'), self.plan.factors,
-                  self.plan.input_size],
-            classes=asdict(self.classes),
-            settings={k: v for k, v in asdict(settings).items()
-                      if k not in later})
-        # As it is read back.
-        self.signature = json.loads(json.dumps(self.signature, default=str))
+        self.signature = signature_of(
+            model, self.inputs, bands, self.plan, self.classes, settings)
         if team.rank == 0:
-            self._check_output()
-
-    def _check_output(self) -> None:
-        """Say before any work what cannot end well."""
-        if self.settings.polygons:
-            for package in ('pyogrio', 'shapely'):
-                import_module(package)
-        wanted = [self.out, self.settings.polygons, self.settings.preview]
-        for path in filter(None, wanted):
-            folder = Path(path).absolute().parent
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                probe = folder / f'.{Path(path).name}.probe'
-                probe.touch()
-                probe.unlink()
-            except OSError as error:
-                raise OSError(f'{folder} cannot be written to ({error}); '
-                              'choose another output folder.') from error
-        if any(self.out.absolute() == path.absolute()
-               for path in self.source.paths):
-            raise ValueError(f'{self.out} is an input; write elsewhere.')
-        if self.out.exists() and self._tags_of(self.out) is None:
-            raise ValueError(f'{self.out} exists and is no prediction; '
-                             'remove it or write elsewhere.')
-
-    @staticmethod
-    def _tags_of(path: Path) -> dict | None:
-        try:
-            with rasterio.open(path) as raster:
-                return raster.tags(ns=NAMESPACE) or None
-        except rasterio.errors.RasterioIOError:
-            return None
-
-    @property
-    def _chances_out(self) -> Path:
-        return self.out.with_name(f'{self.out.stem}_probabilities.tif')
+            refuse_unwritable([*outputs_of(out, settings).values()])
 
     def _fingerprint(self) -> str:
-        """What an output says of itself, to be known again."""
-        text = json.dumps(
-            self.signature | dict(format=self.settings.output_format),
-            sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(self.signature, self.settings.output_format)
 
     def _is_done(self) -> bool:
-        if not self.out.exists() or (
+        if not is_prediction(self.out) or (
                 self.settings.probabilities
-                and not self._chances_out.exists()):
+                and not is_prediction(chances_of_out(self.out))):
             return False
-        return self._tags_of(self.out).get('SIGNATURE') == self._fingerprint()
+        with open_raster(self.out) as raster:
+            tags = raster.tags(ns=MARK)
+        return tags.get('SIGNATURE') == self._fingerprint()
 
     def run(self, progress: Callable[[Progress], None]) -> Report:
         """Predict what is not there, then write the output."""
@@ -161,6 +123,9 @@ class Job:
         try:
             together(team, partial(self._predict, todo, progress))
             damaged = team.broadcast(together(team, self._finish))
+        except Exception:
+            self._check_inputs()  # they may be why
+            raise
         finally:
             for output in self._growing.values():
                 output.close()
@@ -172,9 +137,7 @@ class Job:
         if self.team.rank:
             return None
         if self._is_done():
-            for path, target in self._derive(self.out):
-                _publish(path, target)
-            self.parts.remove()
+            self._publish(self._derive(self.out))
             return None
         if self.parts.begin(self.signature):
             MMLogger.get_current_instance().warning(
@@ -183,23 +146,12 @@ class Job:
         there = self.parts.finished()
         todo = [i for i, (top, _) in enumerate(self.plan.bands)
                 if top not in there]
-        self._check_room(len(todo) / len(self.plan.bands))
-        return todo
-
-    def _check_room(self, share_to_do: float) -> None:
-        """Is there room for parts and output?"""
-        pixels = self.grid.height * self.grid.width
-        wanted = CLASSES_SHARE * pixels * (0.5 + 0.5 * share_to_do)
-        kind = self.settings.probabilities
+        kind, chances = self.settings.probabilities, 0
         if kind:
-            size = 1 if kind == 'uint8' else 2
-            wanted += (PROBABILITIES_SHARE * pixels * size
-                       * len(self.classes.names) * (0.5 + 0.5 * share_to_do))
-        free = shutil.disk_usage(self.out.absolute().parent).free
-        if free < wanted:
-            raise OSError(
-                f'{self.out} needs about {wanted / 1e9:.2f} GB but '
-                f'{free / 1e9:.2f} GB are free; make room or write elsewhere.')
+            chances = len(self.classes.names) * (1 if kind == 'uint8' else 2)
+        refuse_full_disk(self.out, self.source.shape,
+                         len(todo) / len(self.plan.bands), chances)
+        return todo
 
     def _predict(self, todo: Sequence[int],
                  progress: Callable[[Progress], None]) -> None:
@@ -265,6 +217,7 @@ class Job:
             self._whole += 1
         until = bands[self._whole - 1][1] if self._whole else 0
         if not self._growing:
+            like = None if self.settings.pixel_size else self.source.paths[0]
             kind = self.settings.probabilities
             forms = dict(classes=class_ids(self.classes))
             if kind:
@@ -274,7 +227,7 @@ class Job:
                     self.parts.folder / f'{name}.tif', form,
                     PartRows(self.parts, name, self.plan), self.grid,
                     self._tags(), self.settings.output_format,
-                    self.settings.threads)
+                    self.settings.threads, like)
         for output in self._growing.values():
             output.advance(until)
 
@@ -298,16 +251,35 @@ class Job:
         folder = self.parts.folder
         finished: list[tuple[Path, Path]] = []
         if self.settings.probabilities:
-            finished.append((folder / 'probabilities.tif', self._chances_out))
+            finished.append((folder / 'probabilities.tif',
+                             chances_of_out(self.out)))
         classes = folder / 'classes.tif'
         name_categories(classes, self.classes.names)
         finished += self._derive(classes)
         finished += [(sidecar(classes), sidecar(self.out)),
                      (classes, self.out)]  # the last one: all is there
-        for path, target in finished:
-            _publish(path, target)
-        self.parts.remove()
+        self._publish(finished)
         return damaged
+
+    def _publish(self, finished: Sequence[tuple[Path, Path]]) -> None:
+        """Give files their names, if nothing changed meanwhile."""
+        self._check_inputs()
+        refuse_overwriting(
+            {str(target): target for _, target in finished}, (),
+            self.settings.overwrite)
+        for path, target in finished:
+            publish(path, target)
+        self.parts.remove()
+
+    def _check_inputs(self) -> None:
+        """Did they change meanwhile? Then rows are of before and after."""
+        if self.team.rank:
+            return
+        try:
+            self.inputs.check()
+        except ValueError:
+            self.parts.remove()
+            raise
 
     def _derive(self, classes: Path) -> list[tuple[Path, Path]]:
         """What follows from the class ids: files and where they go."""
@@ -321,7 +293,7 @@ class Job:
             finished.append((path, Path(settings.polygons)))
         if settings.preview:
             path = folder / 'preview.png'
-            write_preview(self.source.paths[0], classes, path,
+            write_preview(self.source, classes, path,
                           self.classes.palette)
             finished.append((path, Path(settings.preview)))
         return finished
@@ -346,22 +318,3 @@ class Job:
             CHECKPOINT=getattr(self.model, 'checkpoint_sha256', ''),
             VERSION=relay_seg.__version__,
             SIGNATURE=self._fingerprint())
-
-
-def _publish(path: Path, target: Path) -> None:
-    """Give a finished file its name, also on another disk."""
-    try:
-        path.replace(target)
-    except OSError:
-        near = target.with_name(f'.{target.name}.unfinished')
-        try:
-            shutil.copyfile(path, near)
-            near.replace(target)
-        finally:
-            near.unlink(missing_ok=True)
-
-
-def _identity(path: Path) -> list:
-    """What tells that a file is still the same."""
-    status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]

@@ -36,6 +36,15 @@ class Parts:
     def __init__(self, out: Path) -> None:
         self.folder = out.with_name(f'{out.name}.partial')
 
+    def refuse_foreign(self) -> None:
+        """Raise a ``ValueError`` if the folder is another's: it is emptied.
+        """
+        names = {path.name for path in self.folder.glob('[!.]*')} - {'lock'}
+        if names and STATE not in names:
+            raise ValueError(
+                f'{self.folder} is where unfinished bands go, but it holds '
+                f'other files ({min(names)}); move them or write elsewhere.')
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Two commands never write one output."""
@@ -61,7 +70,7 @@ class Parts:
         """
         state = self.folder / STATE
         stale = any(self.folder.glob('*.part'))
-        if state.exists() and json.loads(state.read_text()) == signature:
+        if self._state() == signature:
             for path in self.folder.iterdir():
                 if path.name != 'lock' and not (
                         path == state or path.suffix == '.part'):
@@ -72,6 +81,12 @@ class Parts:
                 _remove(path)
         write_text(state, json.dumps(signature, indent=2) + '\n')
         return stale
+
+    def _state(self) -> dict | None:
+        try:
+            return json.loads((self.folder / STATE).read_text())
+        except (FileNotFoundError, ValueError):  # none, or a damaged one
+            return None
 
     def finished(self) -> set[int]:
         """First rows of the bands that are there."""

@@ -4,6 +4,8 @@ shapely and pyogrio are imported where they are used: a prediction without
 polygons does not need them.
 """
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,19 @@ from rasterio.warp import transform
 from rasterio.windows import Window
 from scipy.cluster.hierarchy import DisjointSet
 
+from relay_seg.rasters import MARK, equal_area
+from relay_seg.rasters.files import naming
+
 if TYPE_CHECKING:
     import shapely
 
 STRIP = 1024  # rows that are vectorised at a time
 FEATURES = 10_000  # features that are written at a time
-#: Areas in degrees mean nothing: they are measured in this CRS, which keeps
-#: areas all over the earth (EASE-Grid 2.0).
-EQUAL_AREA = CRS.from_epsg(6933)
+#: What is straight in one CRS is bent in another: to be measured, edges are
+#: cut to this share of the raster.
+PIECE = 1 / 256
+#: Files of the same polygons are the same.
+DATE = 'OGR_CURRENT_DATE', '2000-01-01T00:00:00.000Z'
 
 
 def write_polygons(classes: Path, out: Path, names: Sequence[str],
@@ -31,9 +38,9 @@ def write_polygons(classes: Path, out: Path, names: Sequence[str],
     """Vectorise a raster of class ids.
 
     Regions of one class, joined over edges of pixels, become a polygon with
-    the attributes class_id, class and area_m2 (area_px without a CRS). The
-    raster is read strip by strip; in memory are the pieces of the regions
-    that reach over the lower edge of the strip.
+    the attributes class_id, class and area_m2, on the ground (area_px where
+    that is not known). The raster is read strip by strip; in memory are the
+    pieces of the regions that reach over the lower edge of the strip.
 
     Args:
         classes: Raster of class ids.
@@ -44,21 +51,45 @@ def write_polygons(classes: Path, out: Path, names: Sequence[str],
 
     Returns:
         Number of polygons.
+
+    Raises:
+        ValueError: A least area is asked for, but not known.
+        OSError: The file cannot be written.
     """
-    with rasterio.open(classes) as raster:
-        measure = Measure(raster.crs, raster.transform)
-        written, waiting = 0, []
-        for class_id, shape in regions(raster):
-            shape, area = measure.place(shape)
-            if area >= min_area:
-                waiting.append((class_id, shape, area))
-            if len(waiting) >= FEATURES:
-                _append(out, waiting, names, measure, written > 0)
-                written += len(waiting)
-                waiting = []
-        if waiting or not written:
-            _append(out, waiting, names, measure, written > 0)
-    return written + len(waiting)
+    import pyogrio
+    with rasterio.open(classes) as raster, _dated():
+        measure = Measure(raster.crs, raster.transform, raster.shape)
+        measure.check(min_area, classes)
+        written, found = 0, regions(raster)
+        while group := list(islice(found, FEATURES)):
+            ids, shapes = (np.array(column, object) for column in zip(*group))
+            shapes, areas = measure.place(shapes)
+            kept = ~(areas < min_area)
+            if kept.any():
+                with naming(out):
+                    _append(out, (ids[kept], shapes[kept], areas[kept]),
+                            names, measure, written > 0)
+                written += int(kept.sum())
+        with naming(out):
+            if not written:
+                _append(out, (np.empty(0, object), ) * 3, names, measure,
+                        False)
+            info = pyogrio.read_info(out, force_feature_count=True)
+            if info['features'] != written:
+                raise OSError(f"{info['features']} of {written} are there")
+    return written
+
+
+@contextmanager
+def _dated() -> Iterator[None]:
+    import pyogrio
+    name, date = DATE
+    before = pyogrio.get_gdal_config_option(name)
+    pyogrio.set_gdal_config_options({name: date})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({name: before})
 
 
 def regions(raster: rasterio.DatasetReader
@@ -150,42 +181,66 @@ class Measure:
     Args:
         crs: CRS of the raster, or None.
         place: Its transform.
+        shape: Its height and width.
     """
 
-    def __init__(self, crs: CRS | None, place: Affine) -> None:
-        self.crs = crs
-        self.attribute = 'area_m2' if crs else 'area_px'
-        self._place = place
-        self._unit = crs.linear_units_factor[1] if (
-            crs and crs.is_projected) else 1.
+    def __init__(self, crs: CRS | None, place: Affine,
+                 shape: tuple[int, int]) -> None:
+        self.crs, self._place = crs, place
+        self._piece = max(shape) * PIECE
+        self._equal = equal_area(crs, place, shape) if crs else None
+        #: Metres in a unit of a CRS that is flat and nowhere on the earth.
+        self._unit = crs.units_factor[1] if crs and not self._equal and (
+            not crs.is_projected and not crs.is_geographic) else None
+        self.attribute = 'area_m2' if self._equal or self._unit else 'area_px'
 
-    def place(self, shape: 'shapely.Geometry'
-              ) -> 'tuple[shapely.Geometry, float]':
-        """A polygon in the CRS, and its area."""
+    def check(self, min_area: float, name: object) -> None:
+        """Square metres are asked for: are they known?
+
+        Raises:
+            ValueError: They are not.
+        """
+        if min_area and self.crs and self.attribute == 'area_px':
+            raise ValueError(
+                f'{name} is in {self.crs.to_string()}, of which no way to '
+                'square metres is known; leave out --min-area (areas are '
+                'in pixels then), or assign a CRS on the earth.')
+
+    def place(self, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Polygons in the CRS, and their areas.
+
+        Args:
+            shapes: Polygons in pixels, (N, ) of shapely.
+        """
         import shapely
-        place = self._place
-        area = shape.area
-        shape = shapely.transform(
-            shape, lambda xy: np.column_stack(place @ tuple(xy.T)))
-        if self.crs is None:
-            return shape, area
-        if self.crs.is_projected:
-            return shape, shape.area * self._unit**2
-        equal = shapely.transform(shape, lambda xy: np.column_stack(
-            transform(self.crs, EQUAL_AREA, *xy.T)))
-        return shape, equal.area
+
+        def to_crs(xy: np.ndarray) -> np.ndarray:
+            return np.column_stack(self._place @ tuple(xy.T))
+
+        def to_ground(xy: np.ndarray) -> np.ndarray:
+            return np.column_stack(
+                transform(self.crs, self._equal, *to_crs(xy).T))
+
+        placed = shapely.transform(shapes, to_crs)
+        if self._unit:
+            return placed, shapely.area(placed) * self._unit**2
+        if not self._equal:
+            return placed, shapely.area(shapes)
+        return placed, shapely.area(shapely.transform(
+            shapely.segmentize(shapes, self._piece), to_ground))
 
 
-def _append(out: Path, features: Sequence[tuple], names: Sequence[str],
-            measure: Measure, append: bool) -> None:
+def _append(out: Path, features: tuple[np.ndarray, np.ndarray, np.ndarray],
+            names: Sequence[str], measure: Measure, append: bool) -> None:
+    """Add class ids, polygons and areas to a file, or begin it."""
     import pyogrio.raw
     import shapely
-    ids = np.array([i for i, _, _ in features], np.int32)
+    ids, polygons, areas = features
     pyogrio.raw.write(
-        out,
-        shapely.to_wkb(np.array([s for _, s, _ in features], object)),
-        [ids, np.array([names[i] for i in ids], object),
-         np.array([area for _, _, area in features], float)],
+        out, shapely.to_wkb(polygons),
+        [ids.astype(np.int32), np.array([names[i] for i in ids], object),
+         areas.astype(float)],
         ['class_id', 'class', measure.attribute],
         geometry_type='Polygon', driver='GPKG', layer='classes',
-        crs=measure.crs.to_wkt() if measure.crs else None, append=append)
+        crs=measure.crs.to_wkt() if measure.crs else None, append=append,
+        layer_metadata=None if append else {MARK: 'classes as polygons'})

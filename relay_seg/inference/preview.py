@@ -5,19 +5,25 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from relay_seg.drawing import colour_label, reduced_shape, thumbnail
+from relay_seg.drawing import as_rgb, colour_label, reduced_shape
+from relay_seg.rasters import MARK, open_raster
+from relay_seg.rasters.files import naming
+
+from .raster_source import Layer, RasterSource
 
 LONGEST = 1600  # pixels of the longer side
 OPACITY = 0.5
 
 
-def write_preview(scene: Path, classes: Path, out: Path,
+def write_preview(source: RasterSource, classes: Path, out: Path,
                   palette: Sequence[Sequence[int]]) -> None:
     """Draw a prediction over its scene, both reduced, as PNG.
 
     Args:
-        scene: Raster that was segmented.
+        source: Scene that was segmented; its first three bands are drawn,
+            or one as grey.
         classes: Raster of class ids.
         out: Picture to write.
         palette: Colour of each class.
@@ -25,9 +31,39 @@ def write_preview(scene: Path, classes: Path, out: Path,
     with rasterio.open(classes) as raster:
         shape = reduced_shape(raster.shape, LONGEST)
         ids = raster.read(1, out_shape=shape)
-    image = Image.fromarray(thumbnail(scene, LONGEST))
-    image = np.asarray(image.resize(shape[::-1])).astype(np.float32)
+    bands = [(layer, i) for layer in source.layers
+             for i in range(len(layer.fill))]
+    shown = bands[:3] if len(bands) >= 3 else bands[:1]
+    image = as_rgb(np.stack([
+        _reduced(source, *band, shape) for band in shown]))
     colours = colour_label(ids, palette)
     share = np.where(ids == 255, 0, OPACITY)[..., None]
     mixed = image * (1 - share) + colours * share
-    Image.fromarray(mixed.astype(np.uint8)).save(out, format='PNG')
+    mark = PngInfo()
+    mark.add_text(MARK, 'preview')
+    with naming(out):
+        Image.fromarray(mixed.astype(np.uint8)).save(
+            out, format='PNG', pnginfo=mark)
+
+
+def _reduced(source: RasterSource, layer: Layer, index: int,
+             shape: tuple[int, int]) -> np.ndarray:
+    """A band of a layer; floats, and NaN where it has no data, if any."""
+    content = layer.content
+    band, nodata = content.bands[index], content.nodata[index]
+    try:
+        with (open_raster(layer.path, whole=not source.skip_damaged) as file,
+              source.as_read(file) as raster):
+            pixels = raster.read(band, out_shape=shape)
+            if content.bytes:
+                return pixels
+            data = np.isfinite(pixels) & (pixels != nodata)
+            if content.mask == 0:
+                data &= raster.read_masks(band, out_shape=shape) > 0
+            elif content.mask:
+                data &= raster.read(content.mask, out_shape=shape) > 0
+    except ValueError:
+        if not source.skip_damaged:
+            raise
+        return np.full(shape, np.nan, np.float32)
+    return np.where(data, pixels, np.float32(np.nan))

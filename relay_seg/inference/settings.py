@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
@@ -48,16 +49,19 @@ class Settings:
         bands: Bands to read, the first is 1, counted over all files.
         aoi: Polygons; only windows that touch one are computed, and pixels
             outside are no data.
-        pixel_size: Side of a pixel to resample to, in units of the CRS.
+        pixel_size: Side of a pixel to resample to, in units of the CRS,
+            which is not in degrees.
         on_error: ``stop`` at pixels that cannot be read, or ``skip`` them as
             no data.
         output_format: ``gtiff`` or ``cog``.
         probabilities: ``uint8`` or ``float16`` to write them too, into
             ``OUT_probabilities.tif``.
         polygons: GeoPackage to write classes to as polygons.
-        min_area: Polygons below this area in square metres (pixels without a
-            CRS) are left out.
+        min_area: Polygons below this area in square metres on the ground
+            (pixels without a CRS) are left out.
         preview: PNG to draw.
+        overwrite: Write over files that no prediction wrote, but never over
+            inputs.
         amp: ``bf16`` or ``fp16`` to compute the model in.
         compiled: Compile the model with ``torch.compile``: minutes at first,
             then faster on a GPU.
@@ -79,6 +83,7 @@ class Settings:
     polygons: str | Path | None = None
     min_area: float = 0.
     preview: str | Path | None = None
+    overwrite: bool = False
     amp: str | None = None
     compiled: bool = False
     cuda_graph: bool = True
@@ -92,8 +97,14 @@ class Settings:
             if getattr(self, name) not in known:
                 raise ValueError(f'{name}={getattr(self, name)!r} is unknown;'
                                  f' use one of {known}.')
-        if self.threads < 1:
-            raise ValueError(f'threads={self.threads}; use 1 or more.')
+        for name in ('window', 'input_size', 'stride', 'batch_size', 'bands',
+                     'pixel_size', 'threads'):
+            value = getattr(self, name)
+            if value is not None and not np.all(np.asarray(value) > 0):
+                raise ValueError(f'{name}={value} is not above zero; give '
+                                 'another value, or leave it out.')
+        if not self.min_area >= 0:
+            raise ValueError(f'min_area={self.min_area}; use 0 or more.')
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from relay_seg.rasters import MARK, copy_points, open_raster
+from relay_seg.rasters.files import naming
+
 from .model import Classes
 
 NODATA = 255
 TILE = 256
-NAMESPACE = 'RELAY_SEG'
 FORMATS = ('gtiff', 'cog')
 #: uint8 probabilities count in these steps; 255 is no data.
 STEPS = 254
@@ -109,11 +111,13 @@ class Growing:
         output_format: Of ``FORMATS``.
         threads: Threads that compress; the bytes are the same with any
             number.
+        like: Raster on the same grid, whose ground control points and RPCs
+            the file gets.
     """
 
     def __init__(self, path: Path, form: Form, rows: Rows, grid: Grid,
                  tags: Mapping[str, str], output_format: str,
-                 threads: int = 1) -> None:
+                 threads: int = 1, like: Path | None = None) -> None:
         self._path, self._form, self._rows, self._grid = path, form, rows, grid
         self._cog = output_format == 'cog'
         self._flat = path.with_suffix('.flat.tif') if self._cog else path
@@ -128,7 +132,10 @@ class Growing:
                 compress='deflate', bigtiff='if_safer',
                 num_threads=self._threads, **form.profile)
             form.decorate(self._raster)
-            self._raster.update_tags(ns=NAMESPACE, **tags)
+            self._raster.update_tags(ns=MARK, **tags)
+            if like:
+                with open_raster(like, whole=False) as source:
+                    copy_points(source, self._raster)
 
     def advance(self, until: int) -> None:
         """Write whole rows of tiles, as far as rows are there.
@@ -162,7 +169,7 @@ class Growing:
                     self._flat, self._path, driver='COG', compress='deflate',
                     predictor='YES' if 'predictor' in self._form.profile
                     else 'NO', blocksize=str(TILE), bigtiff='IF_SAFER',
-                    SRC_MDD=NAMESPACE, overview_resampling=resampling.name)
+                    SRC_MDD=MARK, overview_resampling=resampling.name)
                 self._flat.unlink()
             elif factors:
                 with rasterio.open(self._path, 'r+') as raster:
@@ -221,9 +228,11 @@ def sidecar(path: Path) -> Path:
 def name_categories(path: Path, names: Sequence[str]) -> None:
     """Class names where GDAL looks for the categories of a band."""
     root = ElementTree.Element('PAMDataset')
+    root.append(ElementTree.Comment(MARK))
     band = ElementTree.SubElement(root, 'PAMRasterBand', band='1')
     categories = ElementTree.SubElement(band, 'CategoryNames')
     for name in names:
         ElementTree.SubElement(categories, 'Category').text = name
     ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(sidecar(path), encoding='utf-8')
+    with naming(sidecar(path)):
+        ElementTree.ElementTree(root).write(sidecar(path), encoding='utf-8')

@@ -1,5 +1,8 @@
 """The one place that knows files: pixels, places, polygons, and writing."""
+from .areas import equal_area, ground_pixel
 from .files import remove_unfinished, replacing, write_text
+from .identity import changed, files_of, identity
+from .overwriting import MARK, is_prediction, refuse_overwriting
 from .reading import (
     EXACT_OVERVIEWS,
     Content,
@@ -15,11 +18,14 @@ from .reading import (
     reused_raster,
     transform_of,
 )
-from .writing import write_class_ids
+from .writing import copy_points, write_class_ids
 
 __all__ = [
-    'EXACT_OVERVIEWS', 'Content', 'choose_bands', 'content_of', 'data_bands',
-    'exact_overviews', 'open_raster', 'pixel_metres', 'raster_reader',
-    'read_data', 'read_region', 'remove_unfinished', 'replacing',
-    'reused_raster', 'transform_of', 'write_class_ids', 'write_text',
+    'EXACT_OVERVIEWS', 'MARK', 'Content', 'changed', 'choose_bands',
+    'content_of', 'copy_points', 'data_bands', 'equal_area',
+    'exact_overviews', 'files_of', 'ground_pixel', 'identity',
+    'is_prediction', 'open_raster', 'pixel_metres', 'raster_reader',
+    'read_data', 'read_region', 'refuse_overwriting', 'remove_unfinished',
+    'replacing', 'reused_raster', 'transform_of', 'write_class_ids',
+    'write_text',
 ]

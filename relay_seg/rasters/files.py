@@ -25,6 +25,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name the file in what goes wrong with writing it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: pyogrio's
+        raise OSError(
+            f'{path} cannot be written ({error}); is the disk full? Make '
+            'room and run the same command again.') from error
+
+
 def remove_unfinished(folder: str | Path) -> None:
     """Remove what killed processes left of files they were writing."""
     for path in Path(folder).glob(f'.*{UNFINISHED}'):

@@ -99,6 +99,24 @@ def scene_file():
     return write
 
 
+VRT = '<VRTDataset rasterXSize="48" rasterYSize="48">{}</VRTDataset>'
+BAND = ('<VRTRasterBand dataType="Byte" band="{0}"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">{1}</SourceFilename>'
+        '<SourceBand>{0}</SourceBand></SimpleSource></VRTRasterBand>')
+
+
+@pytest.fixture(scope='session')
+def write_vrt():
+    """``write_vrt(path, source)``: three bands of 48 x 48 pixels."""
+
+    def write(path, source):
+        path.write_text(VRT.format(''.join(
+            BAND.format(i, source) for i in (1, 2, 3))))
+        return path
+
+    return write
+
+
 @pytest.fixture
 def place():
     """Transform of the scenes: pixels of half a metre."""

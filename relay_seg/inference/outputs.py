@@ -1,0 +1,112 @@
+"""The files that a prediction writes, and where it must not write."""
+import shutil
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from relay_seg.rasters import refuse_overwriting
+from relay_seg.rasters.files import replacing
+
+from .inputs import Scene
+from .parts import Parts
+from .settings import Settings
+from .writing import sidecar
+
+#: How the names of outputs end.
+SUFFIXES = {'--out': ('.tif', '.tiff'), '--polygons': ('.gpkg', ),
+            '--preview': ('.png', )}
+#: Share of their plain size that parts and output take together: parts are
+#: plain, outputs compress well (class ids) or little (probabilities).
+CLASSES_SHARE, PROBABILITIES_SHARE = 1.5, 2.
+
+
+def chances_of_out(out: Path) -> Path:
+    """Where probabilities go."""
+    return out.with_name(f'{out.stem}_probabilities.tif')
+
+
+def outputs_of(out: Path, settings: Settings) -> dict[str, Path]:
+    """Files that are written for a scene, by the option that asks for it."""
+    found = {'--out': out, 'class names': sidecar(out)}
+    if settings.probabilities:
+        found['--probabilities'] = chances_of_out(out)
+    for name in ('polygons', 'preview'):
+        if getattr(settings, name):
+            found[f'--{name}'] = Path(getattr(settings, name))
+    return found
+
+
+def refuse(scenes: Sequence[tuple[Scene, Settings]]) -> None:
+    """Say before any work what must not be written.
+
+    Args:
+        scenes: Scenes with the settings of each, the names of its files
+            among them.
+
+    Raises:
+        ValueError: See :func:`refuse_overwriting`; or a file has a name of
+            another format.
+        ImportError: A package that writes polygons is missing.
+    """
+    outputs, inputs = {}, []
+    for scene, settings in scenes:
+        of = f' of {scene}' if len(scenes) > 1 else ''
+        inputs += scene.paths
+        if settings.aoi:
+            inputs.append(Path(settings.aoi))
+        if settings.polygons:
+            for package in ('pyogrio', 'shapely'):
+                import_module(package)
+        for what, path in outputs_of(scene.out, settings).items():
+            suffixes = SUFFIXES.get(what, (path.suffix, ))
+            if path.suffix.lower() not in suffixes:
+                raise ValueError(f'{what} {path}: such a file is written '
+                                 f'with the ending {suffixes[0]}; name it '
+                                 f'{path.with_suffix(suffixes[0])}.')
+            outputs[what + of] = path
+        Parts(scene.out).refuse_foreign()
+    refuse_overwriting(
+        outputs, dict.fromkeys(inputs),
+        overwrite=any(settings.overwrite for _, settings in scenes))
+
+
+def refuse_unwritable(paths: Sequence[Path]) -> None:
+    """Raise an ``OSError`` if a folder cannot be written to."""
+    for path in paths:
+        folder = path.absolute().parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f'.{path.name}.probe'
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OSError(f'{folder} cannot be written to ({error}); '
+                          'choose another output folder.') from error
+
+
+def refuse_full_disk(out: Path, shape: tuple[int, int], share: float,
+                     chances: int) -> None:
+    """Raise an ``OSError`` if parts and output find no room.
+
+    Args:
+        out: File with the classes.
+        shape: Its height and width.
+        share: Share of the parts that are still to be made.
+        chances: Bytes of a pixel's probabilities.
+    """
+    wanted = shape[0] * shape[1] * (0.5 + 0.5 * share) * (
+        CLASSES_SHARE + PROBABILITIES_SHARE * chances)
+    free = shutil.disk_usage(out.absolute().parent).free
+    if free < wanted:
+        raise OSError(
+            f'{out} needs about {wanted / 1e9:.2f} GB but '
+            f'{free / 1e9:.2f} GB are free; make room or write elsewhere.')
+
+
+def publish(path: Path, target: Path) -> None:
+    """Give a finished file its name, also on another disk."""
+    try:
+        path.replace(target)
+    except OSError:
+        with replacing(target) as near:
+            shutil.copyfile(path, near)

@@ -1,0 +1,76 @@
+"""What a raster is read from, and whether it is still the same."""
+import os
+import re
+import warnings
+from pathlib import Path
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+#: Files that are read as one with all of their stem.
+TOGETHER = ('.shp', )
+
+
+def files_of(path: str | Path) -> tuple[Path, ...]:
+    """A file and all that is read with it, whether it is there or not.
+
+    Of a raster: sources of a VRT, and theirs, world files, masks, overviews
+    and .aux.xml; of a shapefile, all parts; of what lies in an archive, that.
+    """
+    found, waiting = dict[str, None](), [str(path)]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found[name] = None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
+                with rasterio.open(name) as raster:
+                    waiting += raster.files
+        except RasterioError:  # no raster
+            if Path(name).suffix.lower() in TOGETHER:
+                waiting += map(str, Path(name).parent.glob(
+                    f'{Path(name).stem}.*'))
+    return tuple(dict.fromkeys(map(_on_disk, found)))
+
+
+def identity(path: str | Path) -> list[list]:
+    """Changes when anything does that a file is read from.
+
+    Returns:
+        Real path, bytes and time of last change of each file, in order; a
+        file that is missing has neither.
+    """
+    return sorted(_stamp(file) for file in files_of(path))
+
+
+def changed(before: list[list], path: str | Path) -> list[str]:
+    """Files that are no longer as in an earlier :func:`identity`."""
+    now = identity(path)
+    return sorted({entry[0] for entry in (*before, *now)
+                   if (entry in before) != (entry in now)})
+
+
+def inode(path: str | Path) -> tuple[int, int] | str:
+    """Tells files apart whatever their names are: links are one file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _on_disk(name: str) -> Path:
+    """The archive of what lies in one."""
+    path = Path(re.sub(r'^(/vsi\w+/)+', '', name))
+    return next((p for p in (path, *path.parents) if p.is_file()), path)
+
+
+def _stamp(path: Path) -> list:
+    name = os.path.realpath(path)
+    try:
+        status = os.stat(name)
+    except OSError:
+        return [name, -1, -1]
+    return [name, status.st_size, status.st_mtime_ns]

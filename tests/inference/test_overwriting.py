@@ -1,0 +1,259 @@
+"""What predictions may be written over, and what they may not."""
+import os
+import resource
+import shutil
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+from PIL import Image
+
+from relay_seg.inference import (
+    Settings,
+    find_scenes,
+    predict_raster,
+    predict_scenes,
+)
+from relay_seg.inference.polygons import write_polygons
+
+
+@pytest.fixture
+def scene(noise, scene_file, tmp_path):
+    return scene_file(tmp_path / 'scene.tif', noise(48, 48))
+
+
+@pytest.fixture
+def aoi(scene, tmp_path):
+    path = tmp_path / 'aoi.gpkg'
+    with rasterio.open(scene) as raster:
+        shape = shapely.box(*raster.bounds)
+    pyogrio.raw.write(
+        path, shapely.to_wkb(np.array([shape], object)), [], [],
+        crs='EPSG:32648', geometry_type='Polygon', driver='GPKG')
+    return path
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob('*')
+            if path.is_file()}
+
+
+@pytest.fixture
+def refused(cheap, scene, tmp_path):
+    """Says that a file is not written, and that nothing changed."""
+
+    def check(path, match, out=tmp_path / 'out.tif', scene=scene,
+              **settings):
+        before, model = content(tmp_path), cheap()
+        with pytest.raises(ValueError, match=f'{path.name}.*{match}'):
+            predict_raster(model, scene, out, **settings)
+        assert not model.calls
+        assert content(tmp_path) == before
+
+    return check
+
+
+def test_inputs_are_never_written_over(
+        refused, scene, aoi, tmp_path, scene_file, noise):
+    beside = tmp_path / 'dtm.png'
+    Image.new('L', (48, 48)).save(beside)
+    for overwrite in (False, True):
+        refused(scene, 'input', out=scene, overwrite=overwrite)
+        refused(aoi, 'input', aoi=aoi, polygons=aoi, overwrite=overwrite)
+        refused(beside, 'input', scene=(scene, beside), preview=beside,
+                overwrite=overwrite)
+        chances = scene_file(tmp_path / 'a_probabilities.tif', noise(48, 48))
+        refused(chances, 'input', scene=chances, out=tmp_path / 'a.tif',
+                probabilities='uint8', overwrite=overwrite)
+
+
+@pytest.mark.parametrize('link', [os.symlink, os.link])
+def test_links_are_what_they_lead_to(refused, scene, tmp_path, link):
+    path = tmp_path / 'link.tif'
+    link(scene, path)
+    refused(path, 'input', out=path, overwrite=True)
+
+
+def test_a_file_behind_a_vrt_is_an_input(
+        refused, scene, tmp_path, write_vrt):
+    (tmp_path / 'in').mkdir()
+    shutil.copy(scene, tmp_path / 'in/tile.tif')
+    shutil.copy(scene, tmp_path / 'in/tile.tif.msk')
+    write_vrt(tmp_path / 'in/inner.vrt', 'tile.tif')
+    outer = write_vrt(tmp_path / 'outer.vrt', 'in/inner.vrt')
+    tile = tmp_path / 'in/tile.tif'
+    refused(tile, 'belongs to one.*outer.vrt', scene=outer, out=tile,
+            overwrite=True)
+
+
+@pytest.mark.parametrize('what, name', [
+    ('preview', 'mine.png'), ('polygons', 'mine.gpkg'), ('out', 'mine.tif')])
+def test_files_of_others_stay_unless_asked_for(
+        cheap, refused, scene, aoi, tmp_path, what, name):
+    mine = tmp_path / name
+    if what == 'preview':
+        Image.new('L', (48, 48)).save(mine)
+    else:
+        shutil.copy(aoi if what == 'polygons' else scene, mine)
+    refused(mine, '--overwrite', **{what: mine})
+    names = dict(out=tmp_path / 'out.tif') | {what: mine}
+    foreign = mine.read_bytes()
+    predict_raster(cheap(), scene, **names, overwrite=True)
+    first = mine.read_bytes()
+    assert first != foreign
+    # It is a prediction now.
+    predict_raster(cheap(blend='mean'), scene, **names)
+    shutil.copy(mine, tmp_path / f'copy{mine.suffix}')
+    if what == 'polygons':  # a layer of one's own in it
+        pyogrio.raw.write(
+            mine, shapely.to_wkb(np.array([shapely.Point(0, 0)], object)), [],
+            [], crs='EPSG:32648', geometry_type='Point', driver='GPKG',
+            layer='notes', append=True)
+        refused(mine, '--overwrite', **names)
+
+
+def test_a_file_that_appears_meanwhile_stays(cheap, scene, tmp_path):
+    picture = tmp_path / 'picture.png'
+
+    def draw(progress):
+        Image.new('L', (48, 48), 7).save(picture)
+
+    with pytest.raises(ValueError, match='picture.png exists'):
+        predict_raster(cheap(), scene, tmp_path / 'out.tif', preview=picture,
+                       progress=draw)
+    assert np.asarray(Image.open(picture)).max() == 7
+    assert not (tmp_path / 'out.tif').exists()
+    picture.unlink()
+    report = predict_raster(cheap(), scene, tmp_path / 'out.tif',
+                            preview=picture)
+    assert report.resumed and picture.exists()
+
+
+def test_one_file_is_one_output(refused, tmp_path, scene, cheap, noise,
+                                scene_file):
+    (tmp_path / 'sub').mkdir()
+    refused(tmp_path / 'a.tif', 'a.png', out=tmp_path / 'out.tif',
+            preview=tmp_path / 'a.tif')
+    os.symlink(tmp_path / 'sub', tmp_path / 'link')
+    out = tmp_path / 'sub/a_probabilities.tif'
+    other = scene_file(tmp_path / 'a.tif', noise(48, 48))
+    third = scene_file(tmp_path / 'a_probabilities.tif', noise(48, 48))
+    scenes = find_scenes([str(other), str(third)], tmp_path / 'sub')
+    model = cheap()
+    with pytest.raises(ValueError, match=f'{out.name}.*twice'):
+        predict_scenes(model, scenes, Settings(probabilities='uint8'))
+    assert not model.calls and not list((tmp_path / 'sub').iterdir())
+
+
+def test_a_scene_is_not_written_over_by_another(
+        cheap, scene, scene_file, noise, tmp_path):
+    """The output of the first is the second."""
+    (tmp_path / 'sub').mkdir()
+    second = tmp_path / 'sub/scene.tif'
+    predict_raster(cheap(), scene, second)  # a prediction, even
+    before = content(tmp_path)
+    scenes = find_scenes([str(scene)], second)
+    scenes += find_scenes([str(second)], tmp_path / 'other.tif')
+    with pytest.raises(ValueError, match='sub/scene.tif is an input'):
+        predict_scenes(cheap(bands=3), scenes, Settings(overwrite=True))
+    assert content(tmp_path) == before
+
+
+def test_a_folder_of_parts_that_is_anothers(refused, tmp_path):
+    (tmp_path / 'out.tif.partial').mkdir()
+    (tmp_path / 'out.tif.partial/thesis.doc').write_text('all of it')
+    refused(tmp_path / 'out.tif.partial', 'thesis.doc')
+
+
+def test_a_damaged_state_is_made_anew(cheap, scene, tmp_path):
+    folder = tmp_path / 'out.tif.partial'
+    folder.mkdir()
+    (folder / 'state.json').write_text('{"relay_')
+    predict_raster(cheap(), scene, tmp_path / 'out.tif')
+    assert not folder.exists()
+
+
+# Names ----------------------------------------------------------------------
+
+
+def test_a_loop_of_links(refused, scene, tmp_path, cheap):
+    loop = tmp_path / 'loop.tif'
+    loop.symlink_to(tmp_path / 'loop.tif')
+    find_scenes([str(scene)], loop)
+    before = os.readlink(loop)
+    with pytest.raises(ValueError, match='loop.tif exists'):
+        predict_raster(cheap(), scene, loop)
+    assert os.readlink(loop) == before
+    folder = tmp_path / 'ring'
+    folder.symlink_to(tmp_path / 'ring')
+    with pytest.raises(OSError, match='ring cannot be written to'):
+        predict_raster(cheap(), scene, folder / 'out.tif')
+
+
+@pytest.mark.parametrize('what, name, right', [
+    ('out', 'map.jp2', 'map.tif'), ('polygons', 'map.shp', 'map.gpkg'),
+    ('preview', 'map.jpg', 'map.png')])
+def test_endings_say_what_is_written(refused, tmp_path, what, name, right):
+    refused(tmp_path / name, right, **{what: tmp_path / name})
+
+
+def test_a_folder_is_not_named_like_a_file(scene, tmp_path, noise, cheap,
+                                           scene_file):
+    with pytest.raises(ValueError, match='map.jp2.*map.tif'):
+        find_scenes([str(scene)], tmp_path / 'map.jp2')
+    assert not (tmp_path / 'map.jp2').exists()
+    other = scene_file(tmp_path / 'other.tif', noise(48, 48))
+    scenes = find_scenes([str(scene), str(other)], tmp_path / 'maps')
+    with pytest.raises(ValueError, match='a.png.*folder'):
+        predict_scenes(cheap(), scenes, Settings(preview=tmp_path / 'a.png'))
+
+
+@pytest.mark.parametrize('setting', [
+    dict(batch_size=0), dict(pixel_size=0), dict(pixel_size=-1.),
+    dict(pixel_size=float('nan')), dict(stride=(8, 0)), dict(window=(0, 8)),
+    dict(bands=(0, 1, 2)), dict(threads=0), dict(min_area=-1.),
+    dict(min_area=float('nan'))])
+def test_numbers_that_mean_nothing(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        Settings(**setting)
+
+
+# Full disks -----------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk():
+    """``small_disk(bytes)``: no file grows beyond that."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def chessboard(scene_file, tmp_path):
+    """A class map with a region for each pixel."""
+    ids = (np.indices((100, 100)).sum(0) % 2).astype(np.uint8)
+    return scene_file(tmp_path / 'ids.tif', ids[None])
+
+
+@pytest.mark.parametrize('kilobytes', [1, 60, 110, 600])
+def test_a_full_disk_names_the_polygons(
+        chessboard, tmp_path, small_disk, kilobytes):
+    small_disk(1024 * kilobytes)
+    with pytest.raises(OSError, match='a.gpkg cannot be written.*Make room'):
+        write_polygons(chessboard, tmp_path / 'a.gpkg', 'ab')
+
+
+def test_polygons_are_the_same_in_each_run(chessboard, tmp_path, monkeypatch):
+    for name, day in (('a', '2001-02-03'), ('b', '2024-05-06')):
+        pyogrio.set_gdal_config_options(
+            {'OGR_CURRENT_DATE': f'{day}T00:00:00.000Z'})
+        write_polygons(chessboard, tmp_path / f'{name}.gpkg', 'ab')
+    assert pyogrio.get_gdal_config_option(
+        'OGR_CURRENT_DATE').startswith('2024')
+    pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': None})
+    assert (tmp_path / 'a.gpkg').read_bytes() == (
+        tmp_path / 'b.gpkg').read_bytes()
