@@ -23,7 +23,7 @@ from relay_seg.views import Window
 
 from .aoi import Area, read_area
 from .checks import check_pixel_size, check_scene
-from .deciding import chances_of, decide, to_cpu
+from .deciding import are_numbers, chances_of, check_numbers, decide, to_cpu
 from .forward import Forward
 from .inputs import Scene
 from .model import Bands, Classes, bands_of, classes_of
@@ -183,20 +183,21 @@ class Job:
                 writing.popleft().result()
 
     def _decide(self, logits: Tensor) -> tuple[
-            Tensor, Tensor | None, Callable[[], None]]:
-        """Class ids and probabilities on their way to the CPU."""
-        found = [decide(self.model, logits)]
+            Tensor, Tensor, Tensor | None, Callable[[], None]]:
+        """On their way to the CPU: are logits numbers, ids, probabilities."""
+        found = [are_numbers(logits), decide(self.model, logits)]
         if self.settings.probabilities:
             found.append(chances_of(logits))
         moved, wait = to_cpu(found)
-        return moved[0], (*moved, None)[1], wait
+        return moved[0], moved[1], (*moved, None)[2], wait
 
-    def _keep(self, index: int, valid: Tensor, ids: Tensor,
+    def _keep(self, index: int, valid: Tensor, finite: Tensor, ids: Tensor,
               chances: Tensor | None, wait: Callable[[], None]) -> None:
         """Write a band, in a thread of its own."""
         wait()
         with self.timer('writing', on_device=False):
             top, bottom = self.plan.bands[index]
+            check_numbers(finite, self.source.name, top, bottom)
             valid = valid.numpy()
             if self.area is not None:
                 valid = valid & self.area.mask(top, bottom, self.grid.width)

@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from relay_seg.drawing import as_rgb, colour_label, reduced_shape
 from relay_seg.rasters import MARK, open_raster
 from relay_seg.rasters.files import naming
+from relay_seg.rasters.reading import LARGEST
 
 from .raster_source import Layer, RasterSource
 
@@ -57,7 +58,7 @@ def _reduced(source: RasterSource, layer: Layer, index: int,
             pixels = raster.read(band, out_shape=shape)
             if content.bytes:
                 return pixels
-            data = np.isfinite(pixels) & (pixels != nodata)
+            data = (np.abs(pixels) <= LARGEST) & (pixels != nodata)
             if content.mask == 0:
                 data &= raster.read_masks(band, out_shape=shape) > 0
             elif content.mask:
