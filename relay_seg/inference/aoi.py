@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform
 
@@ -98,7 +100,12 @@ def read_area(path: str | Path, source: Source) -> Area:
         x, y = inverse @ (x, y)
         return np.column_stack([x, y])
 
-    moved = shapely.transform(parts, to_pixels)
+    try:
+        moved = shapely.transform(parts, to_pixels)
+    except (RasterioError, CPLE_BaseError) as error:
+        raise ValueError(
+            f'{path} cannot be brought to {source.crs} of {source.name} '
+            f'({error}); give polygons in that CRS.') from error
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise ValueError(f'{path} reaches to where {source.crs} of '
                          f'{source.name} is not defined; cut it first.')

@@ -3,6 +3,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from mmengine.logging import MMLogger
@@ -23,7 +24,7 @@ from .outputs import refuse
 from .predict import predict_raster
 from .settings import Progress as Done
 from .settings import Report, Settings
-from .team import Team, current_team
+from .team import Team, current_team, together
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 #: With at least this many scenes for each rank, ranks take whole scenes.
@@ -48,8 +49,10 @@ def predict_scenes(model: SlideEncoderDecoder, scenes: Sequence[Scene],
         ValueError: Something would be written over, see
             :func:`refuse_all`; nothing is done then.
     """
-    refuse_all(scenes, settings)
     team = current_team()
+    # No rank begins before it is known what must not be written over.
+    together(team, partial(
+        refuse_all, () if team.rank else scenes, settings))
     console = console or Console(
         soft_wrap=True, highlight=False, stderr=True, quiet=team.rank > 0)
     if team.rank:

@@ -72,11 +72,11 @@ class Job:
         self.inputs = Inputs(filter(None, (*scene, settings.aoi)))
         self.classes: Classes = classes_of(model)
         bands: Bands = bands_of(model, settings.bands)
-        if settings.pixel_size:
-            check_pixel_size(scene[0], settings.pixel_size)
         self.source = RasterSource(
             scene, bands, pixel_size=settings.pixel_size,
             skip_damaged=settings.on_error == 'skip')
+        if settings.pixel_size:
+            check_pixel_size(scene[0], settings.pixel_size)
         check_scene(self.source, model)
         self.area: Area | None = None
         self.plan = plan_for(model, self.source.shape, settings)

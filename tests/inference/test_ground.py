@@ -3,6 +3,7 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from PIL import Image
 from rasterio.control import GroundControlPoint
@@ -110,6 +111,18 @@ def test_square_metres_that_are_not_known(
     predict_raster(model, scene, tmp_path / 'out.tif', **settings)
     fields = pyogrio.read_info(settings['polygons'])['fields']
     assert 'area_px' in fields
+
+
+def test_polygons_that_have_no_place_on_a_local_crs(
+        cheap, noise, scene_file, tmp_path):
+    scene = scene_file(tmp_path / 'site.tif', noise(48, 48),
+                       crs=LOCAL.format('metre', 1))
+    aoi = tmp_path / 'aoi.gpkg'
+    pyogrio.raw.write(
+        aoi, shapely.to_wkb(np.array([shapely.box(0, 0, 1, 1)], object)), [],
+        [], crs='EPSG:4326', geometry_type='Polygon', driver='GPKG')
+    with pytest.raises(ValueError, match='aoi.gpkg.*site.tif.*in that CRS'):
+        predict_raster(cheap(), scene, tmp_path / 'out.tif', aoi=aoi)
 
 
 # Pixel size -----------------------------------------------------------------

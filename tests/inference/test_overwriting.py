@@ -1,7 +1,10 @@
 """What predictions may be written over, and what they may not."""
 import os
 import resource
+import runpy
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyogrio
@@ -17,6 +20,8 @@ from relay_seg.inference import (
     predict_scenes,
 )
 from relay_seg.inference.polygons import write_polygons
+
+TOOL = str(Path(__file__).parents[2] / 'tools/predict.py')
 
 
 @pytest.fixture
@@ -159,6 +164,19 @@ def test_a_scene_is_not_written_over_by_another(
     with pytest.raises(ValueError, match='sub/scene.tif is an input'):
         predict_scenes(cheap(bands=3), scenes, Settings(overwrite=True))
     assert content(tmp_path) == before
+
+
+def test_the_command_refuses_before_it_looks_for_a_model(
+        scene, tmp_path, monkeypatch, capsys):
+    Image.new('L', (48, 48)).save(tmp_path / 'mine.png')
+    monkeypatch.setattr(sys, 'argv', list(map(str, (
+        'predict.py', 'no_config.py', 'no_weights.pth', scene, '-o',
+        tmp_path / 'out.tif', '--preview', tmp_path / 'mine.png'))))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(TOOL, run_name='__main__')
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert 'mine.png exists' in said and '--overwrite' in said
 
 
 def test_a_folder_of_parts_that_is_anothers(refused, tmp_path):
