@@ -17,6 +17,7 @@ PALETTE = [[0, 0, 0], [255, 0, 0], [0, 255, 0]]
 
 class Scenes(list):
     metainfo = dict(palette=PALETTE)
+    pipeline = SimpleNamespace(transforms=[None])
 
     def get_data_info(self, i):
         return dict(img_path=self[i], seg_map_path=self[i].replace(

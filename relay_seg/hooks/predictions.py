@@ -58,7 +58,8 @@ class WritePredictions(Hook):
             self._overwrite)
 
     def _path(self, scene: str, suffix: str) -> Path:
-        return self._folders[suffix] / f'{self._names[scene]}{suffix}'
+        name = self._names.get(scene, Path(scene).stem)
+        return self._folders[suffix] / f'{name}{suffix}'
 
     def after_test_iter(self, runner: Runner, batch_idx: int,
                         data_batch: dict | None = None,

@@ -7,12 +7,11 @@ import rasterio
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from relay_seg.drawing import as_rgb, colour_label, reduced_shape
+from relay_seg.drawing import as_rgb, colour_label, read_shown, reduced_shape
 from relay_seg.rasters import MARK, open_raster
 from relay_seg.rasters.files import naming
-from relay_seg.rasters.reading import LARGEST
 
-from .raster_source import Layer, RasterSource
+from .raster_source import RasterSource
 
 LONGEST = 1600  # pixels of the longer side
 OPACITY = 0.5
@@ -32,10 +31,10 @@ def write_preview(source: RasterSource, classes: Path, out: Path,
     with rasterio.open(classes) as raster:
         shape = reduced_shape(raster.shape, LONGEST)
         ids = raster.read(1, out_shape=shape)
-    bands = [(layer, i) for layer in source.layers
-             for i in range(len(layer.fill))]
+    bands = [(layer.path, band) for layer in source.layers
+             for band in layer.content.bands]
     shown = bands[:3] if len(bands) >= 3 else bands[:1]
-    image = as_rgb(np.stack([
+    image = as_rgb(np.ma.stack([
         _reduced(source, *band, shape) for band in shown]))
     colours = colour_label(ids, palette)
     share = np.where(ids == 255, 0, OPACITY)[..., None]
@@ -47,24 +46,14 @@ def write_preview(source: RasterSource, classes: Path, out: Path,
             out, format='PNG', pnginfo=mark)
 
 
-def _reduced(source: RasterSource, layer: Layer, index: int,
-             shape: tuple[int, int]) -> np.ndarray:
-    """A band of a layer; floats, and NaN where it has no data, if any."""
-    content = layer.content
-    band, nodata = content.bands[index], content.nodata[index]
+def _reduced(source: RasterSource, path: Path, band: int,
+             shape: tuple[int, int]) -> np.ma.MaskedArray:
+    """A band as it is predicted, masked where it has no data."""
     try:
-        with (open_raster(layer.path, whole=not source.skip_damaged) as file,
+        with (open_raster(path, whole=not source.skip_damaged) as file,
               source.as_read(file) as raster):
-            pixels = raster.read(band, out_shape=shape)
-            if content.bytes:
-                return pixels
-            data = (np.abs(pixels) <= LARGEST) & (pixels != nodata)
-            if content.mask == 0:
-                data &= raster.read_masks(band, out_shape=shape) > 0
-            elif content.mask:
-                data &= raster.read(content.mask, out_shape=shape) > 0
+            return read_shown(raster, [band], shape)[0]
     except ValueError:
         if not source.skip_damaged:
             raise
-        return np.full(shape, np.nan, np.float32)
-    return np.where(data, pixels, np.float32(np.nan))
+        return np.ma.masked_all(shape, np.uint8)

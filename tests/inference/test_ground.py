@@ -12,6 +12,7 @@ from rasterio.rpc import RPC
 from rasterio.warp import transform
 
 from relay_seg.inference import predict_raster
+from relay_seg.inference.model import classes_of
 from relay_seg.inference.polygons import Measure, write_polygons
 from relay_seg.rasters import write_class_ids
 
@@ -195,9 +196,9 @@ def test_points_and_rpcs_are_carried_over(
 # Preview --------------------------------------------------------------------
 
 
-def scene_in(picture, classes):
+def scene_in(picture, classes, model):
     """What of a preview is the scene, (C, H, W), and where that is known."""
-    palette = np.random.default_rng(0).integers(40, 256, (4, 3))
+    palette = np.array(classes_of(model).palette)
     with rasterio.open(classes) as raster:
         ids = raster.read(1)
     shown = np.asarray(Image.open(picture)).astype(int)
@@ -221,7 +222,7 @@ def test_preview_shows_the_bands_that_are_predicted(
         predict_raster(cheap(), paths, out, bands=bands, preview=picture)
         every = np.concatenate([image // (1 + i) for i in range(len(names))])
         wanted = np.where(mask, every[np.array(bands) - 1], 0)
-        assert abs(scene_in(picture, out) - wanted).max() <= 2
+        assert abs(scene_in(picture, out, cheap()) - wanted).max() <= 2
 
 
 def test_preview_of_fewer_bands_is_grey(cheap, noise, scene_file, tmp_path):
@@ -231,7 +232,7 @@ def test_preview_of_fewer_bands_is_grey(cheap, noise, scene_file, tmp_path):
     out, picture = tmp_path / 'out.tif', tmp_path / 'a.png'
     model = cheap(bands=2, context_factors=())
     predict_raster(model, path, out, bands=(3, 1), preview=picture)
-    assert abs(scene_in(picture, out) - image[2]).max() <= 2
+    assert abs(scene_in(picture, out, cheap()) - image[2]).max() <= 2
 
 
 def test_preview_lies_on_the_prediction(cheap, noise, scene_file, tmp_path):
