@@ -1,0 +1,68 @@
+"""Size and place of a raster, and whether two rasters share them."""
+from dataclasses import dataclass
+
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from .reading import transform_of
+
+#: Largest difference of grids that are taken for one, in pixels.
+APART = 0.01
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size and place of a raster; no CRS and the identity if unknown."""
+    height: int
+    width: int
+    crs: CRS | None = None
+    transform: Affine = Affine.identity()
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known where the pixels lie, in some plane."""
+        return not self.transform.is_identity
+
+    @property
+    def corners(self) -> tuple[tuple[int, int], ...]:
+        """Column and row of the four corners."""
+        return ((0, 0), (self.width, 0), (0, self.height),
+                (self.width, self.height))
+
+
+def grid_of(raster: DatasetReader | WarpedVRT) -> Grid:
+    """Size and place of an open file."""
+    return Grid(raster.height, raster.width, raster.crs, transform_of(raster))
+
+
+def known_crs(crs: str | CRS | None) -> CRS | None:
+    """A CRS, or None for one that names no place on earth."""
+    if not crs:
+        return None
+    try:
+        crs = CRS.from_user_input(crs)
+    except CRSError:
+        return None
+    return crs if crs.is_geographic or crs.is_projected else None
+
+
+def same_grid(a: Grid, b: Grid) -> bool:
+    """Whether each pixel of one grid is that pixel of the other.
+
+    A grid without a place fits any of its size, one without a CRS lies in
+    the plane of the other.
+    """
+    if (a.height, a.width) != (b.height, b.width):
+        return False
+    if not (a.is_placed and b.is_placed):
+        return True
+    planes = known_crs(a.crs), known_crs(b.crs)
+    if None not in planes and planes[0] != planes[1]:
+        return False
+    to_b = ~b.transform @ a.transform
+    return all(
+        abs(found - here) <= APART for corner in a.corners
+        for found, here in zip(to_b @ corner, corner))
