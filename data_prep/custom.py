@@ -109,7 +109,7 @@ def finish(out: Path, manifest: Manifest, legend: Legend,
     lines += [f'{path} was changed and is kept; delete it to have it written '
               'anew.' for path in kept]
     bands = f' --bands {" ".join(map(str, found.bands))}' if (
-        args.bands or found.alpha) else ''
+        args.bands or found.alphas) else ''
     return [*lines, f'Written: {plain} and {relay}. Next:',
             f'  python tools/train.py {relay}',
             f'  python tools/predict.py {relay} work_dirs/{relay.stem}/'

@@ -9,7 +9,7 @@ import numpy as np
 import rasterio
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 from writing import Grid
@@ -107,15 +107,23 @@ class ColourImage:
             raise ValueError(
                 f'{path} has {raster.count} band(s); red, green and blue are '
                 'expected. Convert it to RGB.')
+        if len(set(raster.nodatavals[:3])) > 1:
+            raise ValueError(
+                f'{path} has the values {raster.nodatavals[:3]} for no data; '
+                'one for all bands is expected. Write it with one.')
         self.path = path
         self.grid = grid_of(raster)
         self.nodata = raster.nodata
+        self._masked = not has_alpha and any(
+            MaskFlags.per_dataset in f for f in raster.mask_flag_enums)
         self._raster = raster
 
     def rows(self, top: int, height: int, width: int) -> np.ndarray:
         """Pixels (3, height, width) from row ``top`` on."""
         pixels = read_rows(self._raster, top, height, width)
-        if (pixels[3:] != 255).any():
+        if (pixels[3:] != 255).any() or (self._masked and (
+                self._raster.dataset_mask(
+                    window=Window(0, top, width, height)) != 255).any()):
             raise ValueError(
                 f'{self.path} is transparent in places; flatten it to RGB.')
         return pixels[:3]

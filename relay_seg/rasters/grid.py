@@ -21,17 +21,6 @@ class Grid:
     crs: CRS | None = None
     transform: Affine = Affine.identity()
 
-    @property
-    def is_placed(self) -> bool:
-        """Whether it is known where the pixels lie, in some plane."""
-        return not self.transform.is_identity
-
-    @property
-    def corners(self) -> tuple[tuple[int, int], ...]:
-        """Column and row of the four corners."""
-        return ((0, 0), (self.width, 0), (0, self.height),
-                (self.width, self.height))
-
 
 def grid_of(raster: DatasetReader | WarpedVRT) -> Grid:
     """Size and place of an open file."""
@@ -49,20 +38,20 @@ def known_crs(crs: str | CRS | None) -> CRS | None:
     return crs if crs.is_geographic or crs.is_projected else None
 
 
-def same_grid(a: Grid, b: Grid) -> bool:
-    """Whether each pixel of one grid is that pixel of the other.
+def same_grid(a: Grid | DatasetReader, b: Grid | DatasetReader) -> bool:
+    """Whether each pixel of one raster is that pixel of the other.
 
-    A grid without a place fits any of its size, one without a CRS lies in
+    A raster without a place fits any of its size, one without a CRS lies in
     the plane of the other.
     """
     if (a.height, a.width) != (b.height, b.width):
         return False
-    if not (a.is_placed and b.is_placed):
+    if a.transform.is_identity or b.transform.is_identity:
         return True
     planes = known_crs(a.crs), known_crs(b.crs)
     if None not in planes and planes[0] != planes[1]:
         return False
     to_b = ~b.transform @ a.transform
-    return all(
-        abs(found - here) <= APART for corner in a.corners
-        for found, here in zip(to_b @ corner, corner))
+    corners = (0, 0), (a.width, 0), (0, a.height), (a.width, a.height)
+    return all(abs(found - here) <= APART for corner in corners
+               for found, here in zip(to_b @ corner, corner))

@@ -22,7 +22,7 @@ from votes import majority
 
 def convert(opening):
     with opening as label:
-        found = label.rows(0, *label.shape)
+        found = label.rows(0, label.grid.height, label.grid.width)
         label.finish()
     return found
 

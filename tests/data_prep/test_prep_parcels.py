@@ -125,7 +125,7 @@ def test_elevation_on_another_grid_is_aligned(places, pixel, method):
     x, y = place_of(0) @ np.meshgrid(np.arange(80) + .5, np.arange(60) + .5)
     expected = 0.25 * (x - x0) - 0.5 * (y - y0) + 30
     np.testing.assert_allclose(read(out, 'img_dir')[3], expected, atol=0.11)
-    assert f'elevation resampled ({method})' in record(out)['notes'][0]
+    assert f'dtm/{NAME}.tif resampled ({method})' in record(out)['notes'][0]
 
 
 def test_elevation_in_another_crs_is_aligned(places):
@@ -305,7 +305,7 @@ def test_real_rgb_elevation_and_outline(places):
         data_root=str(out), lazy_init=False, data_prefix=dict(
             img_path='img_dir/train', seg_map_path='ann_dir/train'))
     assert scene['scene_shape'] == (373, 485)
-    assert any('elevation resampled' in note for note in record(out)['notes'])
+    assert any('.tif resampled' in note for note in record(out)['notes'])
 
 
 def test_an_outline_off_its_raster_is_refused(places):

@@ -17,6 +17,7 @@ import rasterio
 import raw_folders
 import shapely
 import urur
+from affine import Affine
 from PIL import Image
 from raw_folders import box_at, noise, place_of, save, save_raster
 from sources import open_image, open_source
@@ -150,6 +151,38 @@ def test_opaque_alpha_is_left_out_and_other_alpha_refused(tmp_path):
         image.rows(0, 9, 9)
 
 
+def test_masked_image_is_refused(tmp_path):
+    path = save_raster(tmp_path / 'a.tif', noise(9, 9).transpose(2, 0, 1),
+                       place_of(0))
+    for masked in (False, True):
+        with rasterio.open(path, 'r+') as raster:
+            raster.write_mask(np.arange(81).reshape(9, 9) >= masked)
+        with open_image(path) as image:
+            if not masked:
+                image.rows(0, 9, 9)
+                continue
+            with pytest.raises(ValueError, match='a.tif is transparent'):
+                image.rows(0, 9, 9)
+
+
+def test_pixels_without_data_have_no_class(places):
+    def change(raw):
+        pixels = noise(75, 90).transpose(2, 0, 1) // 2 + 1
+        pixels[:, 10:20, :30] = 0
+        pixels[0, 40:] = 0  # the other bands hold something
+        save_raster(raw / URUR_IMAGE, pixels, place_of(0), nodata=0)
+
+    code, *_ = spoil(urur, raw_folders.make_urur, places, change)
+    assert code == 0
+    _, out = places
+    with rasterio.open(out / 'ann_dir/train/b.tif') as raster:
+        label = raster.read(1)
+    expected = raw_folders.blocks(list(raw_folders.URUR_COLOURS.values()),
+                                  75, 90)
+    expected[10:20, :30] = 255
+    np.testing.assert_array_equal(label, expected)
+
+
 def test_trim_cuts_to_what_is_shared(places):
     def change(raw):
         save(raw / URUR_IMAGE, noise(76, 89))
@@ -168,6 +201,21 @@ def test_trim_cuts_to_what_is_shared(places):
     with rasterio.open(out / 'img_dir/train/b.tif') as raster:
         np.testing.assert_array_equal(
             raster.read().transpose(1, 2, 0), noise(76, 89)[:75])
+
+
+@pytest.mark.parametrize('apart, code', [(0, 0), (0.005, 0), (30, 1)])
+def test_label_that_lies_elsewhere_is_refused(places, apart, code):
+    def change(raw):
+        classes = np.zeros((3, 75, 90), np.uint8)
+        save_raster(raw / URUR_IMAGE, noise(75, 90).transpose(2, 0, 1),
+                    place_of(0))
+        (raw / URUR_LABEL).unlink()
+        save_raster((raw / URUR_LABEL).with_suffix('.tif'), classes,
+                    place_of(0) @ Affine.translation(apart, 0))
+
+    found, text, _, _ = spoil(urur, raw_folders.make_urur, places, change)
+    assert found == code
+    assert ('label/b.tif does not lie on' in text) == bool(code)
 
 
 def test_one_name_twice_is_refused(places, capsys):
