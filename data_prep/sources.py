@@ -2,7 +2,7 @@
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,12 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
             'permissions.') from error
     if not path.stat().st_size:
         raise ValueError(f'{path} is empty; download it again.')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with naming(path):
-            raster = rasterio.open(path)
-    with raster:
+    # GDAL's fast path for whole PNGs does not see one that is cut.
+    with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'))
+        with warnings.catch_warnings(), naming(path):
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            raster = stack.enter_context(rasterio.open(path))
         _check_orientation(path, raster)
         if not raster.height or not raster.width:
             raise ValueError(f'{path} has {raster.height} x {raster.width} '

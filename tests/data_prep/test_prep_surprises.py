@@ -21,6 +21,7 @@ from affine import Affine
 from PIL import Image
 from raw_folders import box_at, noise, place_of, save, save_raster
 from sources import open_image, open_source
+from writing import strips
 
 NAMES = raw_folders.ARCHAEOSCAPE_NAMES[:3]
 
@@ -127,6 +128,34 @@ def test_orientation_of_a_bigtiff(tmp_path):
                 big_tiff=True)
     with pytest.raises(ValueError, match='EXIF orientation 8'):
         open_image(path).__enter__()
+
+
+@pytest.mark.parametrize('height', [40, 256, 300])
+@pytest.mark.parametrize('driver', [
+    'PNG', 'JPEG', 'GTiff', 'JP2OpenJPEG', 'BMP', 'HFA'])
+def test_files_that_are_cut_are_refused(tmp_path, driver, height):
+    """Read as converters do, in rows of tiles."""
+    path = tmp_path / 'a.img'
+    with rasterio.open(path, 'w', driver=driver, count=3, height=height,
+                       width=90, dtype='uint8') as raster:
+        raster.write(noise(height, 90).transpose(2, 0, 1))
+    whole = path.read_bytes()
+    for share in (0.3, 0.6, 0.95):
+        path.write_bytes(whole[:int(len(whole) * share)])
+        with pytest.raises(ValueError, match=r'a\.img .*[Dd]ownload'), (
+                open_image(path)) as image:
+            for top, rows in strips(height):
+                image.rows(top, rows, 90)
+
+
+def test_small_png_that_is_cut_is_told_and_not_converted(places):
+    code, text, finished, wanted = spoil(
+        urur, raw_folders.make_urur, places,
+        lambda raw: truncate(raw / 'train/image/a.png'))
+    assert code == 1 and finished == wanted - {('train', 'a')}
+    assert 'image/a.png cannot be read' in text
+    raw, out = places
+    assert convert(urur, raw, out, '--check') == 1
 
 
 def test_16_bit_png_is_refused(tmp_path):
