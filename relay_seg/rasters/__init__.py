@@ -1,6 +1,13 @@
 """The one place that knows files: pixels, places, polygons, and writing."""
 from .files import remove_unfinished, replacing, write_text
-from .grid import Grid, grid_of, known_crs, same_grid
+from .grid import (
+    Grid,
+    grid_of,
+    known_crs,
+    pixel_metres,
+    same_grid,
+    transform_of,
+)
 from .reading import (
     EXACT_OVERVIEWS,
     Content,
@@ -9,12 +16,10 @@ from .reading import (
     data_bands,
     exact_overviews,
     open_raster,
-    pixel_metres,
     raster_reader,
     read_data,
     read_region,
     reused_raster,
-    transform_of,
 )
 from .writing import write_class_ids
 

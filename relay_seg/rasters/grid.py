@@ -7,8 +7,6 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from .reading import transform_of
-
 #: Largest difference of grids that are taken for one, in pixels.
 APART = 0.01
 
@@ -20,6 +18,17 @@ class Grid:
     width: int
     crs: CRS | None = None
     transform: Affine = Affine.identity()
+
+
+def transform_of(raster: DatasetReader | WarpedVRT) -> Affine:
+    """Where pixels lie; the identity where the file does not say.
+
+    Of some formats, such as PPM, rasterio leaves it undefined then.
+    """
+    place = raster.transform
+    if raster.driver == 'PNM' or abs(place.determinant) < 1e-30:
+        return Affine.identity()
+    return place
 
 
 def grid_of(raster: DatasetReader | WarpedVRT) -> Grid:
@@ -55,3 +64,20 @@ def same_grid(a: Grid | DatasetReader, b: Grid | DatasetReader) -> bool:
     corners = (0, 0), (a.width, 0), (0, a.height), (a.width, a.height)
     return all(abs(found - here) <= APART for corner in corners
                for found, here in zip(to_b @ corner, corner))
+
+
+def pixel_metres(grid: Grid) -> float | None:
+    """Side of a pixel in metres; None where the file does not say.
+
+    A place without a CRS is taken to be in metres: some owners hide where
+    their data lie by removing it.
+    """
+    if grid.transform.is_identity:
+        return None
+    if grid.crs is None:
+        unit = 1.
+    elif grid.crs.is_projected:
+        unit = grid.crs.linear_units_factor[1]
+    else:
+        return None
+    return abs(grid.transform.determinant)**0.5 * unit

@@ -4,7 +4,6 @@ import re
 from itertools import product
 from xml.etree import ElementTree
 
-import bands
 import custom
 import numpy as np
 import pyogrio.raw
@@ -16,13 +15,14 @@ from affine import Affine
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
-from parts import Part, whole_box
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.warp import transform, transform_geom
 from raw_folders import UTM, box_at, save_raster, save_vectors
-from splitting import by_blocks, by_chance
 
+from relay_seg.converting import bands, own
+from relay_seg.converting.parts import Part, whole_box
+from relay_seg.converting.splitting import by_blocks, by_chance
 from relay_seg.rasters import raster_reader
 from relay_seg.views import Window
 
@@ -484,7 +484,7 @@ def test_files_are_drawn_by_shares_and_seed(places):
     make(raw)
     assert convert(raw, out, '--shares', 2, 1, 1) == 0
     assert sorted(scenes(out).values()) == ['test', 'train', 'train', 'val']
-    sheet = custom.look_at(raw / 'a.tif', None, None)
+    sheet = bands.look_at(raw / 'a.tif', None, None)
     parts = [Part(str(i), '', sheet, whole_box(sheet)) for i in range(20)]
     drawn = [[part.split for part in by_chance(parts, (3, 1, 0), seed)]
              for seed in (0, 1, 0)]
@@ -574,16 +574,16 @@ def test_default_margin_is_the_width_of_a_global_view(places, capsys):
     make(raw)
     told = refused(capsys, raw, out, '--split', 'blocks')
     assert 'nothing is left' in told
-    args = custom.make_parser().parse_args(
+    args = custom.own_parser().parse_args(
         [str(raw), str(out), '--model', 'swin2_n'])
-    custom.complete(args)
+    own.complete(args)
     assert args.margin == 4 * 128 and args.block == 2 * args.margin
 
 
 def test_thin_blocks_are_left_out(places):
     raw, _ = places
     make(raw, 'a')
-    sheet = custom.look_at(raw / 'a.tif', None, None)
+    sheet = bands.look_at(raw / 'a.tif', None, None)
     parts, remarks = by_blocks([sheet], 20, 30, 5, lambda part: True,
                                (1, 1, 1), 0)
     assert all(min(part.box[2:]) >= 5 for part in parts)

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from labels import IGNORE
-from sources import ColourImage, open_image
-from writing import Grid, RasterWriter, label_colours, strips
+
+from relay_seg.rasters import Grid, same_grid
+
+from .labels import IGNORE
+from .sources import ColourImage, open_image
+from .writing import RasterWriter, label_colours, strips
 
 #: Sizes of image and label may differ by this much on request.
 TRIM = 8
@@ -95,7 +98,6 @@ def open_pair(image_path: Path, opening: AbstractContextManager[Label],
     Raises:
         ValueError: They differ in size or place.
     """
-    from relay_seg.rasters import same_grid
     with ExitStack() as stack:
         image = stack.enter_context(open_image(image_path))
         label = stack.enter_context(opening)

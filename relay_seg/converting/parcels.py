@@ -8,17 +8,19 @@ import numpy as np
 import rasterio
 import shapely
 from affine import Affine
-from aligning import laid_on, named, rounded
-from labels import IGNORE
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 from shapely import Geometry
-from sources import grid_of, naming, open_source
-from vectors import (
+
+from relay_seg.rasters import grid_of, known_crs
+
+from .aligning import laid_on, named, rounded
+from .labels import IGNORE
+from .sources import naming, open_source
+from .vectors import (
     Vectors,
     bounds_of,
     draw,
-    known_crs,
     read_vectors,
     sound,
     to_plane,
@@ -101,6 +103,7 @@ class Parcel:
         image = np.empty((self.count, height, width), dtype=self.dtype)
         with naming(self._rgb.name):
             self._rgb.read([1, 2, 3], window=window, out=image[:3])
+            # Of a colour, single bands may have the value for no data.
             if MaskFlags.all_valid not in self._rgb.mask_flag_enums[0]:
                 image[:3, self._rgb.dataset_mask(window=window) == 0] = np.nan
         with naming(self._dtm_path):
@@ -162,7 +165,8 @@ def open_parcel(rgb_path: Path, dtm_path: Path, outlines_path: Path,
                              'model has one. Replace it.')
         dtm = stack.enter_context(laid_on(
             dtm, grid_of(rgb), rgb_path, None, notes, dtype='float32',
-            nodata=np.nan))
+            nodata=np.nan, src_nodata=np.nan if dtm.nodata is None and
+            dtm.dtypes[0].startswith('float') else dtm.nodata))
         bounds = bounds_of(*rgb.shape, rgb.transform)
 
         outlines = read_vectors(outlines_path)

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
-from sources import grid_of, open_source, read_rows
+
+from relay_seg.rasters import grid_of
+
+from .sources import open_source, read_rows
 
 IGNORE = 255
 UNKNOWN = -1

@@ -20,8 +20,9 @@ import urur
 from affine import Affine
 from PIL import Image
 from raw_folders import box_at, noise, place_of, save, save_raster
-from sources import open_image, open_source
-from writing import strips
+
+from relay_seg.converting.sources import open_image, open_source
+from relay_seg.converting.writing import strips
 
 NAMES = raw_folders.ARCHAEOSCAPE_NAMES[:3]
 
@@ -116,7 +117,7 @@ def test_one_bad_file_stops_only_itself(name, places):
 @pytest.mark.parametrize('suffix', ['jpg', 'png', 'tif'])
 def test_orientation_is_refused_in_each_format(tmp_path, suffix):
     path = save(tmp_path / f'a.{suffix}', noise(20, 30), exif=turned(3))
-    with pytest.raises(ValueError, match=f'a.{suffix} has EXIF orient'):
+    with pytest.raises(ValueError, match=f'a.{suffix} .*EXIF orientation 3'):
         open_image(path).__enter__()
     save(path, noise(20, 30), exif=turned(1))
     with open_image(path) as image:
@@ -142,7 +143,7 @@ def test_files_that_are_cut_are_refused(tmp_path, driver, height):
     whole = path.read_bytes()
     for share in (0.3, 0.6, 0.95):
         path.write_bytes(whole[:int(len(whole) * share)])
-        with pytest.raises(ValueError, match=r'a\.img .*[Dd]ownload'), (
+        with pytest.raises(ValueError, match=r'a\.img cannot be read'), (
                 open_image(path)) as image:
             for top, rows in strips(height):
                 image.rows(top, rows, 90)

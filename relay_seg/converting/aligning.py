@@ -7,12 +7,13 @@ import numpy as np
 import rasterio
 import shapely
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
-from sources import grid_of
-from vectors import bounds_of, known_crs
-from writing import Grid
+
+from relay_seg.rasters import Grid, grid_of, known_crs, same_grid
+
+from .vectors import bounds_of
 
 #: Warped where neither raster says where on earth it is: any plane will do.
 SOME_PLANE = CRS.from_epsg(3857)
@@ -35,9 +36,8 @@ def laid_on(raster: rasterio.DatasetReader, grid: Grid, image: str | Path,
 
     Raises:
         ValueError: They differ in size and one does not say where it lies,
-            or they do not overlap.
+            they do not overlap, or it has a mask.
     """
-    from relay_seg.rasters import same_grid
     own = grid_of(raster)
     if same_grid(own, grid):
         yield raster
@@ -58,6 +58,11 @@ def laid_on(raster: rasterio.DatasetReader, grid: Grid, image: str | Path,
             f'{raster.name} covers {rounded(there)} but {image} covers '
             f'{rounded(here)} in {named(grid.crs)}; they do not overlap. '
             'One has the wrong CRS or is of another place.')
+    if MaskFlags.per_dataset in raster.mask_flag_enums[0]:
+        raise ValueError(
+            f'{raster.name} lies on another grid than {image}, and its mask '
+            'would be lost on the way; write no data as a value instead, for '
+            'example with gdalwarp -dstnodata.')
     if method is None:
         finer = (shapely.box(*there).area / np.prod(raster.shape)
                  < shapely.box(*here).area / (grid.height * grid.width) / 2)

@@ -5,9 +5,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from labels import IdLabel, open_ids
-from sources import open_source
-from writing import strips
+
+from .labels import IdLabel, open_ids
+from .sources import open_source
+from .writing import strips
 
 
 def majority(votes: np.ndarray) -> np.ndarray:

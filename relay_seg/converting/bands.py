@@ -9,24 +9,33 @@ import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.warp import reproject
-from rasterio.windows import Window
-from sources import grid_of, naming, open_source
-from vectors import known_crs
-from writing import Grid
+
+from relay_seg.rasters import (
+    Grid,
+    content_of,
+    data_bands,
+    grid_of,
+    known_crs,
+    pixel_metres,
+    read_data,
+    read_region,
+)
+from relay_seg.views import Window
+
+from .aligning import SOME_PLANE
+from .sources import naming, open_source
 
 #: Types that are kept; all others become float32.
 NATIVE = 'uint8', 'uint16', 'int16'
-#: Whole numbers up to here are exact in float32.
+#: Whole numbers below this are exact in float32.
 EXACT = 2**24
 #: Pixel sizes that differ by more than this share are told.
 ALIKE = 0.01
 METRES_PER_DEGREE = 111_320
 #: Native pixels of a band that are resampled at once, about.
 AT_ONCE = 2**24
-#: Stands for the plane of rasters that name none.
-SOME_PLANE = CRS.from_epsg(3857)
 
 
 @dataclass(frozen=True)
@@ -38,15 +47,15 @@ class Sheet:
         grid: Size and place, after resampling.
         bands: Bands to read, the first is 1.
         dtype: Their type in the file.
-        alphas: Bands that are marked as alpha and left out; where one of them
-            is 0, there is no data.
+        alpha: Band that is marked as alpha and left out, None if none is;
+            where it is 0, there is no data.
     """
 
     path: Path
     grid: Grid
     bands: tuple[int, ...]
     dtype: str
-    alphas: tuple[int, ...]
+    alpha: int | None
 
     @property
     def crs(self) -> CRS | None:
@@ -57,11 +66,9 @@ class Sheet:
     def metres(self) -> float:
         """Side of a pixel in metres, about; in pixels without a CRS."""
         side = abs(self.grid.transform.determinant)**0.5
-        if self.crs is None:
-            return side
-        if self.crs.is_geographic:
+        if self.crs is not None and self.crs.is_geographic:
             return side * METRES_PER_DEGREE
-        return side * self.crs.linear_units_factor[1]
+        return pixel_metres(self.grid) or side
 
 
 def look_at(path: Path, bands: Sequence[int] | None,
@@ -77,14 +84,7 @@ def look_at(path: Path, bands: Sequence[int] | None,
         ValueError: It cannot be read, or lacks a band.
     """
     with open_source(path) as raster:
-        if ColorInterp.palette in raster.colorinterp:
-            raise ValueError(
-                f'{path} holds indices of a colour table; expand it with '
-                '`gdal_translate -expand rgb`.')
-        alphas = [i for i, kind in zip(raster.indexes, raster.colorinterp)
-                  if kind == ColorInterp.alpha]
-        chosen = tuple(bands or (i for i in raster.indexes
-                                 if i not in alphas))
+        chosen = tuple(bands or data_bands(raster) or raster.indexes)
         if not set(chosen) <= set(raster.indexes):
             raise ValueError(
                 f'{path} has the bands 1 to {raster.count} but --bands '
@@ -94,9 +94,9 @@ def look_at(path: Path, bands: Sequence[int] | None,
         if any(np.dtype(kind).kind not in 'uif' for kind in kinds):
             raise ValueError(f'{path} has bands of {", ".join(kinds)}; whole '
                              'or floating-point numbers are expected.')
+        alpha = content_of(raster, chosen).mask or None
         return Sheet(path, _resampled(grid_of(raster), pixel_size), chosen,
-                     kinds[0] if len(kinds) == 1 else 'float32',
-                     tuple(i for i in alphas if i not in chosen))
+                     kinds[0] if len(kinds) == 1 else 'float32', alpha)
 
 
 def check_alike(sheets: Sequence[Sheet]) -> list[str]:
@@ -127,10 +127,10 @@ def check_alike(sheets: Sequence[Sheet]) -> list[str]:
             f'Pixel sizes differ: {sizes[0][1]} has {sizes[0][0]:.4g} and '
             f'{sizes[-1][1]} has {sizes[-1][0]:.4g} (metres). One model '
             'learns one size best; --pixel-size resamples all to one.')
-    sheet = next((sheet for sheet in sheets if sheet.alphas), None)
+    sheet = next((sheet for sheet in sheets if sheet.alpha), None)
     if sheet:
         remarks.append(
-            f'Band {sheet.alphas[0]} of {sheet.path} is marked as alpha: it '
+            f'Band {sheet.alpha} of {sheet.path} is marked as alpha: it '
             'is left out, and transparent pixels are no data. If it is '
             'something else, such as near infrared, name it in --bands.')
     return remarks
@@ -180,48 +180,36 @@ class Bands:
                  holes: bool) -> None:
         self.count = len(sheet.bands)
         self.path = sheet.path
-        self._raster, self._bands = raster, list(sheet.bands)
-        kinds = {raster.dtypes[i - 1] for i in self._bands}
-        self._alphas = list(sheet.alphas)
-        flags = [set(raster.mask_flag_enums[i - 1]) for i in self._bands]
-        # GDAL finds the alpha band of two and of four bands only; a chosen
-        # one is data.
-        self._whole = all(
-            f & {MaskFlags.all_valid, MaskFlags.alpha} for f in flags)
+        self._raster = raster
+        self._content = content_of(raster, sheet.bands)
+        kinds = {raster.dtypes[i - 1] for i in sheet.bands}
         self._wide = any(np.dtype(kind).kind in 'ui' and
                          np.dtype(kind).itemsize > 2 for kind in kinds)
         self.dtype, self.nodata = 'float32', float('nan')
-        if len(kinds) == 1 and (kind := kinds.pop()) in NATIVE and (
-                not self._alphas):
-            values = {raster.nodatavals[i - 1] for i in self._bands}
-            value = values.pop() if len(values) == 1 else None
-            if self._whole and not holes:
-                self.dtype, self.nodata = kind, None
-            elif all(f == {MaskFlags.nodata} for f in flags) and (
-                    value is not None and value == np.clip(
-                        value, np.iinfo(kind).min, np.iinfo(kind).max)):
+        values = set(self._content.nodata)
+        if (len(kinds) == len(values) == 1 and self._content.mask is None
+                and (kind := kinds.pop()) in NATIVE):
+            (value, ) = values
+            if value is None and not holes or value is not None and (
+                    value == np.clip(value, np.iinfo(kind).min,
+                                     np.iinfo(kind).max)):
                 self.dtype, self.nodata = kind, value
 
     def rows(self, top: int, left: int, height: int,
              width: int) -> np.ndarray:
         """Pixels (C, height, width)."""
-        window = Window(left, top, width, height)
+        window = Window(top, left, height, width)
+        bands, unknown = self._content.bands, [np.nan] * self.count
         with naming(self.path):
-            pixels = self._raster.read(self._bands, window=window)
             if self.dtype != 'float32':
-                return pixels
-            valid = np.ones((1, height, width), bool) if self._whole else (
-                self._raster.read_masks(self._bands, window=window) != 0)
-            if self._alphas:
-                valid = valid & (self._raster.read(
-                    self._alphas, window=window) != 0).all(0)
-        if self._wide and (np.abs(pixels.astype(np.float64)) > EXACT).any():
+                return read_region(self._raster, window, bands=bands,
+                                   fill=unknown, dtype=self.dtype)
+            pixels = read_data(self._raster, window, self._content, unknown)
+        if self._wide and (np.abs(pixels) >= EXACT).any():
             raise ValueError(
-                f'{self.path} holds whole numbers beyond {EXACT}, which '
+                f'{self.path} holds whole numbers of {EXACT} and more, which '
                 'float32 cannot tell apart; scale the file to 16 bits.')
-        with np.errstate(over='ignore'):  # infinite then, and no data
-            pixels = pixels.astype(np.float32)
-        return np.where(valid & np.isfinite(pixels), pixels, np.float32('nan'))
+        return pixels
 
     def is_empty(self, pixels: np.ndarray) -> np.ndarray:
         """Where no band holds anything, (H, W)."""

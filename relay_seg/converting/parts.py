@@ -8,24 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 from affine import Affine
-from aligning import laid_on
-from bands import Bands, Resampled, Sheet, open_bands
-from labels import IGNORE, IdLabel
-from legend import as_text
 from rasterio.enums import Resampling
 from shapely import Geometry
-from sources import open_source
-from vectors import (
+
+from relay_seg.rasters import Grid, known_crs
+
+from .aligning import laid_on
+from .bands import Bands, Resampled, Sheet, open_bands
+from .labels import IGNORE, IdLabel
+from .legend import as_text
+from .sources import open_source
+from .vectors import (
     Vectors,
     bounds_of,
     draw,
-    known_crs,
     read_vectors,
     sound,
     to_plane,
     touching,
 )
-from writing import Grid
 
 
 class Box(NamedTuple):
