@@ -21,7 +21,9 @@ from rasterio.windows import Window
 sys.path.insert(0, str(Path(__file__).parents[1] / 'data_prep'))
 
 import archaeoscape
-from writing import strips
+
+from relay_seg.converting.archaeoscape import KINDS
+from relay_seg.converting.writing import strips
 
 NAME = '01_olinda'
 CRS = 'EPSG:32648'
@@ -54,7 +56,7 @@ def make_vectors(raw: Path, height: int, width: int) -> None:
     x, y = PLACE @ (rng.uniform(0, width, FEATURES),
                     rng.uniform(0, height, FEATURES))
     discs = shapely.buffer(shapely.points(x, y), rng.uniform(5, 80, FEATURES))
-    kinds = rng.choice(list(archaeoscape.KINDS.values), FEATURES)
+    kinds = rng.choice(list(KINDS.values), FEATURES)
     outline = shapely.box(*PLACE @ (0, height), *PLACE @ (width, 0))
     for name, column, shapes, values in (
             ('parcels', 'index', [outline], [NAME]),

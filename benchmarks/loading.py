@@ -11,7 +11,6 @@ has many scenes.
 """
 import argparse
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -32,16 +31,15 @@ from rasterio.windows import Window as RasterWindow
 from torch.utils.data import DataLoader
 
 import relay_seg.registered  # noqa: F401
+from relay_seg.converting.writing import write_image, write_label
 from relay_seg.datasets import URURDataset, WindowSampler
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / 'data_prep'))
 SIDE, WINDOW, FACTOR = 5120, 256, 4
 
 
 def make_scene(folder: Path) -> Path:
     """Smooth colours with texture, and the class regions below them."""
-    from writing import write_image, write_label
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 8, (SIDE // 64, SIDE // 64), np.uint8)
     label = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)

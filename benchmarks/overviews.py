@@ -2,7 +2,6 @@
 
     python benchmarks/overviews.py
 """
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,9 +11,7 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'data_prep'))
-
-from writing import OVERVIEWS, write_image
+from relay_seg.converting.writing import OVERVIEWS, write_image
 
 
 def exact_mean(image: np.ndarray, k: int) -> np.ndarray:

@@ -8,63 +8,16 @@ Each scene comes as 3 x 3 parts, ``images/tile<T>_part<PPP>.jpg`` and
 import argparse
 from pathlib import Path
 
-import numpy as np
-from classes import metainfo
-from mmengine.utils import track_iter_progress
-from PIL import Image
-from writing import JPEG, write_image, write_label
-
-#: The scenes in data_prep/sample/dubai, chosen for size and mix of classes.
-SAMPLE = {2: 'train', 3: 'train', 6: 'train', 1: 'test'}
-PARTS = 3  # in each direction
+from options import library
 
 
-def stitch(parts: list[np.ndarray]) -> np.ndarray:
-    """Join 3 x 3 parts (H, W, ...), cut to the smallest of row and column."""
-    grid = [parts[i:i + PARTS] for i in range(0, PARTS**2, PARTS)]
-    rows = []
-    for row in grid:
-        height = min(part.shape[0] for part in row)
-        rows.append(np.concatenate([part[:height] for part in row], axis=1))
-    width = min(row.shape[1] for row in rows)
-    return np.concatenate([row[:, :width] for row in rows])
-
-
-def read_scene(raw: Path, scene: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image (3, H, W) and label (H, W) of one scene.
-
-    Raises:
-        FileNotFoundError: A part is missing.
-    """
-    images, labels = [], []
-    for part in range(1, PARTS**2 + 1):
-        name = f'tile{scene}_part{part:03d}'
-        for folder, suffix, mode, out in (('images', 'jpg', 'RGB', images),
-                                          ('masks', 'png', 'L', labels)):
-            path = raw / folder / f'{name}.{suffix}'
-            if not path.exists():
-                raise FileNotFoundError(
-                    f'{path} does not exist; RAW_FOLDER must hold images/ '
-                    'and masks/ with nine parts of each scene.')
-            with Image.open(path) as image:
-                out.append(np.asarray(image.convert(mode)))
-    image, label = stitch(images), stitch(labels)
-    height, width = np.minimum(image.shape[:2], label.shape)
-    return image[:height, :width].transpose(2, 0, 1), label[:height, :width]
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Stitch the aerial scenes of Dubai.')
     parser.add_argument('raw', type=Path, help='folder with images/, masks/')
     parser.add_argument('out', type=Path, help='folder to write')
-    args = parser.parse_args()
-    palette = metainfo('DUBAI')['palette']
-    for scene, split in track_iter_progress(list(SAMPLE.items())):
-        image, label = read_scene(args.raw, scene)
-        name = f'scene{scene}.tif'
-        write_image(args.out / 'img_dir' / split / name, image, **JPEG)
-        write_label(args.out / 'ann_dir' / split / name, label, palette)
+    args = parser.parse_args(arguments)
+    library('dubai').stitch_sample(args.raw, args.out)
 
 
 if __name__ == '__main__':

@@ -8,55 +8,9 @@ with. Where the scenes lie on earth is made up.
 import argparse
 from pathlib import Path
 
-import numpy as np
-import pyogrio.raw
-import rasterio
-import shapely
-from affine import Affine
-from classes import metainfo
-from rasterio.features import shapes
-from sources import open_source
+from options import library
 
 SAMPLE = Path(__file__).parent / 'sample' / 'dubai'
-PLANE = 'EPSG:32640'
-SIDE, APART = 0.3, 1000  # metres
-
-
-def write_example(out: Path, longest: int | None = None) -> int:
-    """Write the sample scenes with a place, and their labels as polygons.
-
-    Args:
-        out: Folder to write.
-        longest: Cut scenes to this many pixels a side; None for all.
-
-    Returns:
-        Number of polygons.
-    """
-    (out / 'rasters').mkdir(parents=True, exist_ok=True)
-    polygons, kinds = [], []
-    names = metainfo('DUBAI')['classes']
-    for number, path in enumerate(sorted(SAMPLE.glob('img_dir/*/*.tif'))):
-        place = Affine(SIDE, 0, 500000 + APART * number, 0, -SIDE, 2800000)
-        label_path = SAMPLE / 'ann_dir' / path.parent.name / path.name
-        with open_source(path) as image, open_source(label_path) as label:
-            pixels = image.read()[:, :longest, :longest]
-            ids = label.read(1)[:longest, :longest]
-        with rasterio.open(
-                out / 'rasters' / path.name, 'w', driver='GTiff', tiled=True,
-                compress='deflate', count=len(pixels), dtype=pixels.dtype,
-                height=pixels.shape[1], width=pixels.shape[2],
-                crs=PLANE, transform=place) as raster:
-            raster.write(pixels)
-        for shape, ident in shapes(ids, ids < len(names), transform=place):
-            polygons.append(shapely.geometry.shape(shape))
-            kinds.append(names[int(ident)])
-    file = out / 'town.gpkg'
-    file.unlink(missing_ok=True)
-    pyogrio.raw.write(
-        file, shapely.to_wkb(np.array(polygons, dtype=object)),
-        [np.array(kinds, dtype=object)], ['kind'], geometry_type='Polygon',
-        layer=file.stem, driver='GPKG', crs=PLANE)
-    return len(polygons)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         '--longest', type=int, help='cut scenes to this many pixels a side')
     args = parser.parse_args(arguments)
-    number = write_example(args.out, args.longest)
+    number = library('example').write_example(SAMPLE, args.out, args.longest)
     print(f'{number} polygons in {args.out}/town.gpkg, '
           f'rasters in {args.out}/rasters')
 

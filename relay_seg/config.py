@@ -153,9 +153,9 @@ def pixel_size(cfg: Config) -> float:
         suffix = dataset.get('img_suffix', '.tif')
         scene = next(iter(sorted(folder.glob(f'**/*{suffix}'))), None)
         if scene is not None:
-            from relay_seg.rasters import open_raster, pixel_metres
+            from relay_seg.rasters import grid_of, open_raster, pixel_metres
             with open_raster(scene) as raster:
-                size = pixel_metres(raster)
+                size = pixel_metres(grid_of(raster))
             if size:
                 return size
             raise ValueError(f'{scene} does not say how large its pixels are; '

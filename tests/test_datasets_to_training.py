@@ -29,8 +29,8 @@ from test_tools import call, log_lines
 from relay_seg.structures import label_field
 
 ROOT = Path(__file__).parents[1]
-# As tests/data_prep does: converters are scripts, not a package.
-for folder in ('data_prep', 'tests/data_prep'):
+# As tests/converting does: converters are scripts.
+for folder in ('data_prep', 'tests/converting'):
     sys.path.insert(0, str(ROOT / folder))
 raw_folders = importlib.import_module('raw_folders')
 

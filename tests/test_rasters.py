@@ -1,9 +1,7 @@
 """Regions of files: overviews, edges, no data, handles of each process."""
 import os
-import sys
 import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +10,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from relay_seg.converting.writing import write_image
 from relay_seg.rasters import raster_reader, reused_raster
 from relay_seg.views import Window, reader
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'data_prep'))
-from writing import write_image
 
 FILL = (100., 110., 120.)
 warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)

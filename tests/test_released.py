@@ -30,7 +30,7 @@ from relay_seg.heads import LinearHead
 from relay_seg.views import points_of
 
 ROOT = Path(__file__).parents[1]
-for folder in ('data_prep', 'tests/data_prep'):
+for folder in ('data_prep', 'tests/converting'):
     sys.path.insert(0, str(ROOT / folder))
 raw_folders = importlib.import_module('raw_folders')
 

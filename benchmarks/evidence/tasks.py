@@ -5,7 +5,6 @@ and Carrot-Weed (Lameski et al., 2017), field photographs of soil and of two
 kinds of plants that look alike up close.
 """
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,8 @@ import numpy as np
 from mmengine.utils import track_iter_progress
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[2] / 'data_prep'))
-
-from dubai import read_scene
-from writing import write_image, write_label
-
+from relay_seg.converting.dubai import read_scene
+from relay_seg.converting.writing import write_image, write_label
 from relay_seg.datasets import DubaiDataset
 from relay_seg.rasters.files import write_text
 from relay_seg.views import area_mean

@@ -1,7 +1,4 @@
-"""Names and colours of the classes of each data set.
-
-Imports nothing: the converters in data_prep/ run this file by itself.
-"""
+"""Names and colours of the classes of each data set."""
 ARCHAEOSCAPE = dict(
     classes=('background', 'mound', 'water', 'temple_site'),
     palette=[[200, 200, 200], [190, 120, 60], [60, 130, 220], [220, 50, 50]])

@@ -6,7 +6,7 @@ from mmengine.logging import MMLogger
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from relay_seg.rasters import open_raster, pixel_metres
+from relay_seg.rasters import grid_of, open_raster, pixel_metres
 
 from .balance import class_pixels, conversion_options
 from .labels import label_lookup
@@ -159,7 +159,7 @@ class SceneDataset(BaseSegDataset):
         with open_raster(image) as raster:
             shape = raster.shape
             quick = raster.is_tiled or max(shape) < UNTILED
-            self._check_pixel_size(image, pixel_metres(raster))
+            self._check_pixel_size(image, pixel_metres(grid_of(raster)))
         if label is None:
             return shape, quick
         if not Path(label).exists():

@@ -11,16 +11,14 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 import rasterio.shutil
-from affine import Affine
 
 # Some functions of rasterio let these of GDAL through.
 from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from relay_seg.rasters import MARK, copy_points, open_raster
+from relay_seg.rasters import MARK, Grid, copy_points, open_raster
 from relay_seg.rasters.files import naming
 
 from .model import Classes
@@ -38,15 +36,6 @@ PROBABILITIES = {
 }
 #: Gives rows [first, last) of all bands, (C, rows, W).
 Rows = Callable[[int, int], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Size and place of a raster; no CRS and the identity if unknown."""
-    height: int
-    width: int
-    crs: CRS | None = None
-    transform: Affine = Affine.identity()
 
 
 def quantise(probabilities: np.ndarray, kind: str,

@@ -1,6 +1,14 @@
 """The one place that knows files: pixels, places, polygons, and writing."""
 from .areas import equal_area, ground_pixel
 from .files import remove_unfinished, replacing, write_text
+from .grid import (
+    Grid,
+    grid_of,
+    known_crs,
+    pixel_metres,
+    same_grid,
+    transform_of,
+)
 from .identity import changed, files_of, identity
 from .overwriting import MARK, is_prediction, refuse_overwriting
 from .reading import (
@@ -11,21 +19,19 @@ from .reading import (
     data_bands,
     exact_overviews,
     open_raster,
-    pixel_metres,
     raster_reader,
     read_data,
     read_region,
     reused_raster,
-    transform_of,
 )
 from .writing import copy_points, write_class_ids
 
 __all__ = [
-    'EXACT_OVERVIEWS', 'MARK', 'Content', 'changed', 'choose_bands',
-    'content_of', 'copy_points', 'data_bands', 'equal_area',
-    'exact_overviews', 'files_of', 'ground_pixel', 'identity',
-    'is_prediction', 'open_raster', 'pixel_metres', 'raster_reader',
-    'read_data', 'read_region', 'refuse_overwriting', 'remove_unfinished',
-    'replacing', 'reused_raster', 'transform_of', 'write_class_ids',
+    'EXACT_OVERVIEWS', 'MARK', 'Content', 'Grid', 'changed', 'choose_bands',
+    'content_of', 'copy_points', 'data_bands', 'equal_area', 'exact_overviews',
+    'files_of', 'grid_of', 'ground_pixel', 'identity', 'is_prediction',
+    'known_crs', 'open_raster', 'pixel_metres', 'raster_reader', 'read_data',
+    'read_region', 'refuse_overwriting', 'remove_unfinished', 'replacing',
+    'reused_raster', 'same_grid', 'transform_of', 'write_class_ids',
     'write_text',
 ]

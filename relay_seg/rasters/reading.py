@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from affine import Affine
 from PIL import Image
 
 # Some functions of rasterio let these of GDAL through.
@@ -131,9 +130,7 @@ def _orientation(raster: rasterio.DatasetReader) -> int:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             size, kind = struct.unpack('>I4s', head)
-            if kind in (b'IDAT', b'IEND'):
-                break
-            if kind == b'eXIf':
+            if kind == b'eXIf':  # before the pixels or after them
                 exif = Image.Exif()
                 exif.load(b'Exif\0\0' + file.read(size))
                 return exif.get(ORIENTATION, 1)
@@ -181,35 +178,6 @@ def _missing(path: str | Path) -> FileNotFoundError:
 def _whole_png() -> rasterio.Env:
     """GDAL's fast path for whole PNGs does not see one that is cut."""
     return rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO')
-
-
-def transform_of(raster: rasterio.DatasetReader) -> Affine:
-    """Where pixels lie; the identity where the file does not say.
-
-    Of some formats, such as PPM, rasterio leaves it undefined then.
-    """
-    place = raster.transform
-    if raster.driver == 'PNM' or abs(place.determinant) < 1e-30:
-        return Affine.identity()
-    return place
-
-
-def pixel_metres(raster: rasterio.DatasetReader) -> float | None:
-    """Side of a pixel in metres; None where the file does not say.
-
-    A place without a CRS is taken to be in metres: some owners hide where
-    their data lie by removing it.
-    """
-    transform = transform_of(raster)
-    if transform.is_identity:
-        return None
-    if raster.crs is None:
-        unit = 1.
-    elif raster.crs.is_projected:
-        unit = raster.crs.linear_units_factor[1]
-    else:
-        return None
-    return abs(transform.determinant)**0.5 * unit
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from .files import replacing
+from .grid import transform_of
 from .overwriting import MARK
-from .reading import open_raster, transform_of
+from .reading import open_raster
 
 
 def write_class_ids(path: Path, ids: np.ndarray,

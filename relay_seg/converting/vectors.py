@@ -10,11 +10,13 @@ import shapely
 from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.warp import transform
 from shapely import Geometry
-from sources import open_source
+
+from relay_seg.rasters import known_crs
+
+from .sources import open_source
 
 POLYGONS = ('Polygon', 'MultiPolygon')
 #: Edges are cut to this share of the extent before they are reprojected:
@@ -73,17 +75,6 @@ def read_vectors(path: Path, layer: str | None = None) -> Vectors:
                          'again.') from error
     return Vectors(path, ids, shapes, dict(zip(meta['fields'], values)),
                    known_crs(meta['crs']))
-
-
-def known_crs(crs: str | CRS | None) -> CRS | None:
-    """A CRS, or None for one that names no place on earth."""
-    if not crs:
-        return None
-    try:
-        crs = CRS.from_user_input(crs)
-    except CRSError:
-        return None
-    return crs if crs.is_geographic or crs.is_projected else None
 
 
 def faults(vectors: Vectors, chosen: Sequence[int]) -> list[str]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import rasterio
-from manifest import file_record, fingerprint
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,7 +21,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from scenes import Scene, write_scene
+
+from .manifest import file_record, fingerprint
+from .scenes import Scene, write_scene
 
 #: Memory of GDAL's block cache in each process, in bytes.
 CACHE = 128 * 2**20

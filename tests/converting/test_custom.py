@@ -1,22 +1,30 @@
 """Rasters and polygons of one's own: labels, bands, splits, errors."""
 import json
+import re
 from itertools import product
+from xml.etree import ElementTree
 
 import custom
 import numpy as np
 import pyogrio.raw
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
-from parts import Part, whole_box
 from rasterio.crs import CRS
-from rasterio.warp import transform_geom
+from rasterio.enums import ColorInterp
+from rasterio.warp import transform, transform_geom
 from raw_folders import UTM, box_at, save_raster, save_vectors
-from splitting import by_blocks, by_chance
+
+from relay_seg.converting import bands, own
+from relay_seg.converting.parts import Part, whole_box
+from relay_seg.converting.splitting import by_blocks, by_chance
+from relay_seg.rasters import raster_reader
+from relay_seg.views import Window
 
 SIZE = 60, 80
 NAMES = 'a', 'b', 'c', 'd'
@@ -27,10 +35,10 @@ def place_of(number):
     return Affine(0.5, 0, 400000 + 1000 * number, 0, -0.5, 1500000)
 
 
-def pixels_of(number, bands=3, dtype='uint8'):
+def pixels_of(number, count=3, dtype='uint8'):
     rng = np.random.default_rng(number)
     high = 250 if dtype == 'uint8' else 9000
-    return (1 + rng.random((bands, *SIZE)) * high).astype(dtype)
+    return (1 + rng.random((count, *SIZE)) * high).astype(dtype)
 
 
 def make(raw, names=NAMES, crs=None, **options):
@@ -158,7 +166,7 @@ def test_label_rasters_by_id(places):
     for name, label in truth.items():
         ids = np.select([label == 0, label == 1], [7, 8], 0).astype(np.uint8)
         path = save_raster(raw.parent / f'ids/{name}.tif', ids[None],
-                           place_of(0))
+                           place_of(NAMES.index(name)))
         with rasterio.open(path, 'r+') as raster:
             raster.write_colormap(1, {7: (1, 2, 3, 255)})
     arguments = '--labels', raw.parent / 'ids', '--test', 'd'
@@ -169,12 +177,95 @@ def test_label_rasters_by_id(places):
             read(out / f'ann_dir/{split}/{name}.tif')[0], truth[name])
 
 
+def save_ids(raw, number, ids, place, crs=UTM, **options):
+    return save_raster(raw.parent / f'ids/{NAMES[number]}.tif',
+                       ids.astype(np.uint8)[None], place, crs, **options)
+
+
+def convert_ids(raw, out, *arguments):
+    return convert(raw, out, '--labels', raw.parent / 'ids', '--test', 'd',
+                   '--classes', 'nothing:0', 'field:7', 'pond:8', *arguments)
+
+
+@pytest.mark.parametrize('crs', [UTM, None], ids=['UTM', 'no CRS'])
+def test_label_rasters_lie_where_they_say(places, crs):
+    """40 columns and 25 rows off; finer; and in another CRS."""
+    raw, out = places
+    truth = make(raw)
+    ids = {name: np.select([label == 0, label == 1], [7, 8], 0)
+           for name, label in truth.items()}
+    save_ids(raw, 0, ids['a'], place_of(0) @ Affine.translation(40, 25), crs)
+    fine = place_of(1) @ Affine.scale(1 / 3)
+    save_ids(raw, 1, ids['b'].repeat(3, 0).repeat(3, 1), fine, crs)
+    save_ids(raw, 2, ids['c'], place_of(2) @ Affine.translation(.004, 0), crs)
+    # Without a place, and a class is its value for no data.
+    save_ids(raw, 3, ids['d'], Affine.identity(), None, nodata=0)
+    assert convert_ids(raw, out) == 0
+    expected = np.full(SIZE, 255)
+    expected[25:, 40:] = np.searchsorted([0, 7, 8], ids['a'])[:-25, :-40]
+    np.testing.assert_array_equal(read(out / 'ann_dir/train/a.tif')[0],
+                                  expected)
+    for name, split in dict(b='train', c='train', d='test').items():
+        np.testing.assert_array_equal(
+            read(out / f'ann_dir/{split}/{name}.tif')[0],
+            np.searchsorted([0, 7, 8], ids[name]))
+    notes = {x['name']: x['notes'] for x in manifest(out)['scenes']}
+    assert [[name for name in NAMES if 'nearest' in ' '.join(notes[name])]
+            ] == [['a', 'b']]
+
+
+def test_label_raster_in_another_crs_is_brought_to_the_image(places):
+    raw, out = places
+    truth = make(raw)
+    for number, label in enumerate(truth.values()):
+        ids = np.select([label == 0, label == 1], [7, 8], 0)
+        save_ids(raw, number, ids, place_of(number))
+    # Steps of a fifth of a pixel, in degrees.
+    place = place_of(0)
+    corners = [place @ xy for xy in ((-9, -9), (89, -9), (-9, 69), (89, 69))]
+    xs, ys = transform(UTM, WGS84, *zip(*corners))
+    step = 0.1 / 111_320
+    height, width = (int(np.ptp(x) / step) for x in (ys, xs))
+    there = Affine(step, 0, min(xs), 0, -step, max(ys))
+    columns, rows = np.meshgrid(np.arange(width) + .5, np.arange(height) + .5)
+    x, y = (np.asarray(v).reshape(height, width) for v in transform(
+        WGS84, UTM, *(v.ravel() for v in there @ (columns, rows))))
+    column, row = (np.floor(v).astype(int) for v in ~place @ (x, y))
+    inside = (row >= 0) & (row < 60) & (column >= 0) & (column < 80)
+    ids = np.where(inside, np.select(
+        [truth['a'] == 0, truth['a'] == 1], [7, 8], 0)[
+            row.clip(0, 59), column.clip(0, 79)], 0)
+    save_ids(raw, 0, ids, there, WGS84)
+    assert convert_ids(raw, out) == 0
+    np.testing.assert_array_equal(
+        read(out / 'ann_dir/train/a.tif')[0],
+        np.select([truth['a'] == 0, truth['a'] == 1], [1, 2], 0))
+
+
+@pytest.mark.parametrize('size, place, crs, message', [
+    ((61, 80), Affine.identity(), None, 'a.tif has 60 x 80 .* 61 x 80'),
+    (SIZE, place_of(3), UTM, 'do not overlap'),
+    (SIZE, place_of(0), CRS.from_epsg(32633), 'do not overlap'),
+])
+def test_label_rasters_of_another_place_are_refused(
+        places, capsys, size, place, crs, message):
+    raw, out = places
+    make(raw)
+    for number in range(4):
+        save_ids(raw, number, np.full(SIZE, 7), place_of(number))
+    save_ids(raw, 0, np.full(size, 7), place, crs)
+    assert convert_ids(raw, out) == 1
+    told = ' '.join(capsys.readouterr().out.split())
+    assert re.search(message, told) and 'ids/a.tif' in told
+    assert set(scenes(out)) == {'b', 'c', 'd'}
+
+
 # Bands and statistics.
 
 
-def special(dtype, bands):
+def special(dtype, count):
     """Pixels with holes, and the value of no data."""
-    pixels = [pixels_of(i, bands, dtype) for i in range(4)]
+    pixels = [pixels_of(i, count, dtype) for i in range(4)]
     if dtype == 'uint8':
         return pixels, None
     nodata = dict(uint16=0, int16=-9999, float32=-9999.,
@@ -185,19 +276,19 @@ def special(dtype, bands):
     return pixels, nodata
 
 
-@pytest.mark.parametrize('dtype, bands, order', [
+@pytest.mark.parametrize('dtype, count, order', [
     ('uint8', 3, (3, 2, 1)), ('uint16', 5, (5, 1, 3, 4)),
     ('int16', 16, None), ('float32', 2, None), ('float64', 4, (2, 4))])
-def test_bands_and_statistics_are_exact(places, dtype, bands, order):
+def test_bands_and_statistics_are_exact(places, dtype, count, order):
     raw, out = places
     make(raw)
-    images, nodata = special(dtype, bands)
+    images, nodata = special(dtype, count)
     for number, (name, image) in enumerate(zip(NAMES, images)):
         if dtype == 'float32':
             image[1, 30, 30] = np.inf
         save_raster(raw / f'{name}.tif', image, place_of(number),
                     nodata=nodata)
-    chosen = order or tuple(range(1, bands + 1))
+    chosen = order or tuple(range(1, count + 1))
     choice = ('--bands', *order) if order else ()
     assert convert(raw, out, '--test', 'd', *choice) == 0
     values = []
@@ -248,6 +339,110 @@ def test_alpha_is_a_mask_unless_it_is_named(places, capsys):
     assert image.dtype == np.uint8 and (image[3, :, :20] == 0).all()
 
 
+def save_alpha(path, image, place):
+    """Bands, the last of which is alpha."""
+    path.unlink(missing_ok=True)
+    kinds = [ColorInterp.gray] * (len(image) - 1) + [ColorInterp.alpha]
+    with rasterio.open(
+            path, 'w', driver='GTiff', count=len(image), height=SIZE[0],
+            width=SIZE[1], dtype=image.dtype, crs=UTM,
+            transform=place) as raster:
+        raster.colorinterp = kinds
+        raster.write(image)
+
+
+def save_masked(path, image, place, empty, internal):
+    save_raster(path, image, place, photometric='minisblack')
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(
+            path, 'r+') as raster:
+        raster.write_mask(~empty)
+
+
+def save_per_band(path, image, place, values):
+    """A VRT whose bands have values of their own for no data."""
+    file = save_raster(path.parents[1] / f'tifs/{path.name}', image, place)
+    path.unlink()
+    path = path.with_suffix('.vrt')
+    rasterio.shutil.copy(file, path, driver='VRT')
+    tree = ElementTree.parse(path)
+    for band, value in zip(tree.iter('VRTRasterBand'), values):
+        ElementTree.SubElement(band, 'NoDataValue').text = str(value)
+    tree.write(path)
+
+
+def spoil_pixels(kind, path, image, place, empty):
+    """Write an image of six bands that holds nothing where ``empty``."""
+    if kind.startswith('alpha'):
+        last = int(kind[-1]) - 1
+        alpha = np.where(empty, 0, 7).astype(image.dtype)
+        save_alpha(path, np.stack([*image[:last], alpha]), place)
+    elif kind == 'mask':
+        save_masked(path, image, place, empty, True)
+    elif kind == 'msk file':
+        save_masked(path, image, place, empty, False)
+    elif kind == 'value of a band':
+        values = range(1, 7)
+        for band, value in zip(image, values):
+            band[band == value] += 20
+            band[empty] = value
+        image[0, :4] = 2  # what is no data in another band
+        save_per_band(path, image, place, values)
+    else:
+        value = dict(value=9, infinite=np.inf).get(kind, np.nan)
+        image[image == 9] += 1
+        image[:, empty] = value
+        if kind == 'value and NaN':
+            image[:, empty & (np.arange(SIZE[1]) < 45)] = 9
+        save_raster(path, image, place, photometric='minisblack',
+                    nodata=9 if 'value' in kind else None)
+
+
+@pytest.mark.parametrize('size', [None, 1])
+@pytest.mark.parametrize('kind, dtype, chosen', [
+    ('value', 'uint8', None), ('value', 'int16', (6, 1)),
+    ('value of a band', 'uint8', (1, 2)), ('mask', 'uint8', (1, 6)),
+    ('msk file', 'uint16', None), ('NaN', 'float32', None),
+    ('value and NaN', 'float64', (2, )), ('infinite', 'float32', (3, 4)),
+    ('alpha 2', 'uint8', None), ('alpha 4', 'uint8', (3, 1)),
+    ('alpha 6', 'uint8', None), ('alpha 6', 'uint8', (1, 2, 3)),
+    ('alpha 6', 'uint16', (5, )), ('alpha 4', 'uint16', (1, 2, 3))])
+def test_pixels_without_data_are_ignored_and_stored_as_such(
+        places, monkeypatch, kind, dtype, chosen, size):
+    monkeypatch.setattr(bands, 'AT_ONCE', 7 * SIZE[1])  # seams
+    raw, out = places
+    make(raw)
+    empty = np.zeros(SIZE, bool)
+    empty[20:31, 40:51] = True
+    images = {}
+    for number, name in enumerate(NAMES):
+        images[name] = pixels_of(number, 6, dtype)
+        spoil_pixels(kind, raw / f'{name}.tif', images[name],
+                     place_of(number), empty)
+    options = ('--bands', *chosen) if chosen else ()
+    options += ('--pixel-size', size) if size else ()
+    assert convert(raw, out, '--test', 'd', '--background', 'none',
+                   *options) == 0
+    count = int(kind[-1]) - 1 if kind.startswith('alpha') else 6
+    order = [i - 1 for i in chosen or range(1, count + 1)]
+    image = images['a'][order].astype(np.float64)
+    image[:, empty] = np.nan
+    k = 2 if size else 1
+    cells = np.ma.masked_invalid(
+        image.reshape(len(image), 60 // k, k, 80 // k, k))
+    expected = cells.mean((2, 4)).filled(np.nan)
+    # What training reads, and from overviews.
+    region = raster_reader(out / 'img_dir/train/a.tif', bands=None,
+                           fill=[0] * len(order))
+    found = region(Window(0, 0, *expected.shape[1:]), 1)
+    rounded = size and np.dtype(dtype).kind != 'f' and kind == 'value'
+    np.testing.assert_allclose(found, expected, atol=.51 if rounded else 0,
+                               rtol=1e-5)
+    coarse = region(Window(20 // k, 40 // k, 8 // k, 8 // k), 4 // k)
+    assert np.isnan(coarse).all()
+    (label, ) = read(out / 'ann_dir/train/a.tif')
+    np.testing.assert_array_equal(label == 255, np.isnan(expected).all(0))
+
+
 def test_pixel_sizes_are_told_and_made_one(places, capsys):
     raw, out = places
     make(raw)
@@ -289,7 +484,7 @@ def test_files_are_drawn_by_shares_and_seed(places):
     make(raw)
     assert convert(raw, out, '--shares', 2, 1, 1) == 0
     assert sorted(scenes(out).values()) == ['test', 'train', 'train', 'val']
-    sheet = custom.look_at(raw / 'a.tif', None, None)
+    sheet = bands.look_at(raw / 'a.tif', None, None)
     parts = [Part(str(i), '', sheet, whole_box(sheet)) for i in range(20)]
     drawn = [[part.split for part in by_chance(parts, (3, 1, 0), seed)]
              for seed in (0, 1, 0)]
@@ -379,16 +574,16 @@ def test_default_margin_is_the_width_of_a_global_view(places, capsys):
     make(raw)
     told = refused(capsys, raw, out, '--split', 'blocks')
     assert 'nothing is left' in told
-    args = custom.make_parser().parse_args(
+    args = custom.own_parser().parse_args(
         [str(raw), str(out), '--model', 'swin2_n'])
-    custom.complete(args)
+    own.complete(args)
     assert args.margin == 4 * 128 and args.block == 2 * args.margin
 
 
 def test_thin_blocks_are_left_out(places):
     raw, _ = places
     make(raw, 'a')
-    sheet = custom.look_at(raw / 'a.tif', None, None)
+    sheet = bands.look_at(raw / 'a.tif', None, None)
     parts, remarks = by_blocks([sheet], 20, 30, 5, lambda part: True,
                                (1, 1, 1), 0)
     assert all(min(part.box[2:]) >= 5 for part in parts)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relay_seg.rasters import write_text
+
 MANIFEST = 'manifest.json'
 JOURNAL = 'manifest.journal'
 FORMAT = 1
@@ -89,19 +91,6 @@ def _journal(path: Path) -> Iterable[dict]:
             yield json.loads(line)
         except ValueError:  # the line that was being written at the end
             return
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole; only one process at a time may."""
-    unfinished = path.with_name(f'.{path.name}.unfinished')
-    try:
-        with unfinished.open('w') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def fingerprint(path: Path, base: Path) -> dict:

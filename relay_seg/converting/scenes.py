@@ -5,14 +5,17 @@ from contextlib import (
     ExitStack,
     contextmanager,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from labels import IGNORE
-from sources import ColourImage, open_image
-from writing import Grid, RasterWriter, label_colours, strips
+
+from relay_seg.rasters import Grid, same_grid
+
+from .labels import IGNORE
+from .sources import ColourImage, open_image
+from .writing import RasterWriter, label_colours, strips
 
 #: Sizes of image and label may differ by this much on request.
 TRIM = 8
@@ -22,7 +25,7 @@ class Label(Protocol):
     """Class ids that come in rows."""
 
     path: Path
-    shape: tuple[int, int]
+    grid: Grid
 
     def rows(self, top: int, height: int, width: int) -> np.ndarray:
         """(height, width) uint8."""
@@ -71,7 +74,10 @@ class Pair:
     def rows(self, top: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`Scene`."""
         place = top, height, self.grid.width
-        return self.image.rows(*place), self.label.rows(*place)
+        pixels, label = self.image.rows(*place), self.label.rows(*place)
+        if self.nodata is not None:
+            label[(pixels == self.nodata).all(0)] = IGNORE
+        return pixels, label
 
     def finish(self) -> None:
         """See :class:`Scene`."""
@@ -90,13 +96,13 @@ def open_pair(image_path: Path, opening: AbstractContextManager[Label],
             pixels.
 
     Raises:
-        ValueError: They differ in size.
+        ValueError: They differ in size or place.
     """
     with ExitStack() as stack:
         image = stack.enter_context(open_image(image_path))
         label = stack.enter_context(opening)
         grid, notes = image.grid, list(getattr(label, 'notes', ()))
-        sizes = (grid.height, grid.width), label.shape
+        sizes = [(x.height, x.width) for x in (grid, label.grid)]
         if sizes[0] != sizes[1]:
             apart = np.abs(np.subtract(*sizes)).max()
             told = (f'{image.path} has {sizes[0][0]} x {sizes[0][1]} pixels '
@@ -108,8 +114,14 @@ def open_pair(image_path: Path, opening: AbstractContextManager[Label],
                           'the size they share')
                 raise ValueError(f'{told}; {remedy}.')
             height, width = (int(side) for side in np.minimum(*sizes))
-            grid = Grid(height, width, grid.crs, grid.transform)
+            grid = replace(grid, height=height, width=width)
             notes.append(f'{told}; trimmed to {height} x {width}')
+        if not same_grid(grid, replace(
+                label.grid, height=grid.height, width=grid.width)):
+            raise ValueError(
+                f'{label.path} does not lie on {image.path}: their CRS or '
+                'transform differ. Bring them to one grid, for example with '
+                'gdalwarp, or remove the place that is wrong.')
         yield Pair(image, label, grid, notes)
 
 

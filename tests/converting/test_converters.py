@@ -6,20 +6,20 @@ import sys
 
 import archaeoscape
 import cityscapes
-import dubai
 import gleason
 import numpy as np
 import pytest
 import rasterio
 import raw_folders
 import urur
-from classes import metainfo
+from options import library
 from PIL import Image
-from writing import write_label
 
+from relay_seg.converting.writing import write_label
 from relay_seg.datasets import (
     ArchaeoscapeDataset,
     CityscapesSceneDataset,
+    DubaiDataset,
     GleasonDataset,
     URURDataset,
 )
@@ -313,16 +313,16 @@ def test_gleason_zero_is_ignored_on_request(places):
     ('slide007_core001', 'test'), ('slide007_core099', 'test'),
     ('slide001_core015', 'val'), ('slide001_core016', 'train')])
 def test_gleason_split_rule(name, split):
-    assert gleason.split_of(name) == split
+    assert library('gleason').split_of(name) == split
 
 
 def test_archaeoscape_split_rule():
-    splits = [archaeoscape.split_of(name)
+    splits = [library('archaeoscape').split_of(name)
               for name in raw_folders.ARCHAEOSCAPE_NAMES]
     assert splits == ['train'] * 16 + ['val'] * 3 + ['test'] * 4
     for name in ('24_nowhere', 'olinda', '00_x'):
         with pytest.raises(ValueError, match='01_olinda'):
-            archaeoscape.split_of(name)
+            library('archaeoscape').split_of(name)
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -338,7 +338,7 @@ def test_a_folder_of_something_else_is_refused(name, places, capsys):
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'relay_seg', None)
     with pytest.raises(ModuleNotFoundError, match='run `pip install -e .`'):
-        metainfo('URUR')
+        library('urur')
 
 
 def test_archives_unpacked_into_folders_of_their_names(places):
@@ -367,9 +367,9 @@ def test_parts_of_a_dubai_scene_may_be_a_pixel_off(places):
             quality=100, subsampling=0)
         raw_folders.save(raw / 'masks' / f'{name}.png',
                          np.pad(label[place], ((0, extra), (0, 0))))
-    image, found = dubai.read_scene(raw, 1)
+    image, found = library('dubai').read_scene(raw, 1)
     assert image.shape == (3, 95, 122)
     assert np.abs(image.transpose(1, 2, 0).astype(int) - whole).max() < 9
     np.testing.assert_array_equal(found, label)
-    write_label(out / 'a.tif', found, metainfo('DUBAI')['palette'])
+    write_label(out / 'a.tif', found, DubaiDataset.METAINFO['palette'])
     np.testing.assert_array_equal(read(out / 'a.tif')[0], label)

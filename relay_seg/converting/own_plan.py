@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from bands import Sheet, check_alike, look_at
-from command import Plan
-from folders import files_by_stem, pair
-from labels import IGNORE
-from legend import Legend, as_text, make_legend, unused
-from manifest import SPLITS
-from own_configs import window_size
-from parts import Drawing, Part, open_part, whole_box
-from running import Task
-from splitting import (
+
+from .bands import Sheet, check_alike, look_at
+from .command import Plan
+from .folders import files_by_stem, pair
+from .labels import IGNORE
+from .legend import Legend, as_text, make_legend, unused
+from .manifest import SPLITS
+from .own_configs import window_size
+from .parts import Drawing, Part, open_part, whole_box
+from .running import Task
+from .splitting import (
     by_areas,
     by_blocks,
     by_chance,
@@ -23,7 +24,7 @@ from splitting import (
     check_splits,
     shared_ground,
 )
-from vectors import (
+from .vectors import (
     Vectors,
     bounds_of,
     check_overlap,

@@ -14,9 +14,15 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform_geom
 from raw_folders import UTM, box_at, noise, place_of, save_raster, save_vectors
-from vectors import bounds_of, draw, read_vectors, repaired, to_plane
-from writing import strips
 
+from relay_seg.converting.vectors import (
+    bounds_of,
+    draw,
+    read_vectors,
+    repaired,
+    to_plane,
+)
+from relay_seg.converting.writing import strips
 from relay_seg.datasets import ArchaeoscapeDataset
 
 NAME = '01_olinda'
@@ -125,7 +131,30 @@ def test_elevation_on_another_grid_is_aligned(places, pixel, method):
     x, y = place_of(0) @ np.meshgrid(np.arange(80) + .5, np.arange(60) + .5)
     expected = 0.25 * (x - x0) - 0.5 * (y - y0) + 30
     np.testing.assert_allclose(read(out, 'img_dir')[3], expected, atol=0.11)
-    assert f'elevation resampled ({method})' in record(out)['notes'][0]
+    assert f'dtm/{NAME}.tif resampled ({method})' in record(out)['notes'][0]
+
+
+@pytest.mark.parametrize('options', [{}, dict(nodata=np.nan)])
+def test_elevation_without_data_does_not_spread(places, options):
+    raw, out = places
+    ground = np.full((1, 300, 400), 7, np.float32)
+    ground[:, :50] = np.nan
+    make(raw, dtm=(ground, place_of(0) @ Affine.scale(0.2), UTM, options))
+    assert convert(raw, out) == 0
+    found = read(out, 'img_dir')[3]
+    assert np.isnan(found[:10]).all() and (found[10:] == 7).all()
+
+
+def test_mask_of_elevation_is_not_lost(places, capsys):
+    raw, out = places
+    ground = np.full((1, 300, 400), 7, np.float32)
+    make(raw, dtm=(ground, place_of(0) @ Affine.scale(0.2), UTM, {}))
+    with rasterio.open(raw / f'rasters/dtm/{NAME}.tif', 'r+') as raster:
+        raster.write_mask(ground[0] == 8)
+    assert convert(raw, out) == 1
+    told = ' '.join(capsys.readouterr().out.split())
+    assert f'dtm/{NAME}.tif lies on another grid' in told
+    assert '-dstnodata' in told
 
 
 def test_elevation_in_another_crs_is_aligned(places):
@@ -305,7 +334,7 @@ def test_real_rgb_elevation_and_outline(places):
         data_root=str(out), lazy_init=False, data_prefix=dict(
             img_path='img_dir/train', seg_map_path='ann_dir/train'))
     assert scene['scene_shape'] == (373, 485)
-    assert any('elevation resampled' in note for note in record(out)['notes'])
+    assert any('.tif resampled' in note for note in record(out)['notes'])
 
 
 def test_an_outline_off_its_raster_is_refused(places):

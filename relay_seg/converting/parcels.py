@@ -8,29 +8,24 @@ import numpy as np
 import rasterio
 import shapely
 from affine import Affine
-from labels import IGNORE
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 from shapely import Geometry
-from sources import grid_of, naming, open_source
-from vectors import (
+
+from relay_seg.rasters import grid_of, known_crs
+
+from .aligning import laid_on, named, rounded
+from .labels import IGNORE
+from .sources import naming, open_source
+from .vectors import (
     Vectors,
     bounds_of,
     draw,
-    known_crs,
     read_vectors,
     sound,
     to_plane,
     touching,
 )
-
-#: Two grids are one if their corners differ by less, in pixels.
-SAME_GRID = 1e-3
-#: Warped where neither raster says where on earth it is: any plane will do.
-SOME_PLANE = CRS.from_epsg(3857)
 
 
 @dataclass(frozen=True)
@@ -108,12 +103,13 @@ class Parcel:
         image = np.empty((self.count, height, width), dtype=self.dtype)
         with naming(self._rgb.name):
             self._rgb.read([1, 2, 3], window=window, out=image[:3])
+            # Of a colour, single bands may have the value for no data.
             if MaskFlags.all_valid not in self._rgb.mask_flag_enums[0]:
                 image[:3, self._rgb.dataset_mask(window=window) == 0] = np.nan
         with naming(self._dtm_path):
             self._dtm.read([1], window=window, out=image[3:])
             image[3, self._dtm.read_masks(1, window=window) == 0] = np.nan
-        image[3, np.isinf(image[3])] = np.nan
+        image[np.isinf(image)] = np.nan
 
         place = self.grid.transform @ Affine.translation(0, top)
         label = draw(self._shapes, self._values, height, width, place,
@@ -164,7 +160,13 @@ def open_parcel(rgb_path: Path, dtm_path: Path, outlines_path: Path,
         rgb = stack.enter_context(open_source(rgb_path))
         _check_rgb(rgb)
         dtm = stack.enter_context(open_source(dtm_path))
-        dtm = stack.enter_context(_aligned(dtm, rgb, notes))
+        if dtm.count != 1:
+            raise ValueError(f'{dtm_path} has {dtm.count} bands; an elevation '
+                             'model has one. Replace it.')
+        dtm = stack.enter_context(laid_on(
+            dtm, grid_of(rgb), rgb_path, None, notes, dtype='float32',
+            nodata=np.nan, src_nodata=np.nan if dtm.nodata is None and
+            dtm.dtypes[0].startswith('float') else dtm.nodata))
         bounds = bounds_of(*rgb.shape, rgb.transform)
 
         outlines = read_vectors(outlines_path)
@@ -174,9 +176,9 @@ def open_parcel(rgb_path: Path, dtm_path: Path, outlines_path: Path,
             sound(outlines, mine, known_crs(rgb.crs), repair, notes))
         if not touching(np.array([outline]), bounds).size:
             raise ValueError(
-                f'{rgb_path} covers {_rounded(bounds)} in {_named(rgb.crs)} '
+                f'{rgb_path} covers {rounded(bounds)} in {named(rgb.crs)} '
                 f'but {outlines_path} places {name} at '
-                f'{_rounded(outline.bounds)}; one has the wrong CRS or '
+                f'{rounded(outline.bounds)}; one has the wrong CRS or '
                 'place.')
 
         features = read_vectors(features_path)
@@ -202,55 +204,3 @@ def _check_rgb(raster: rasterio.DatasetReader) -> None:
         raise ValueError(
             f'{raster.name} has bands of {set(raster.dtypes)}, which '
             'float32 cannot hold; convert it to 8 or 16 bits.')
-
-
-@contextmanager
-def _aligned(dtm: rasterio.DatasetReader, rgb: rasterio.DatasetReader,
-             notes: list[str]) -> Iterator[rasterio.DatasetReader]:
-    """Elevation on the grid of the RGB, itself if it is there already."""
-    if dtm.count != 1:
-        raise ValueError(f'{dtm.name} has {dtm.count} bands; an elevation '
-                         'model has one. Replace it.')
-    planes = known_crs(dtm.crs), known_crs(rgb.crs)
-    same_plane = None in planes or planes[0] == planes[1]
-    if same_plane and dtm.shape == rgb.shape and _near(dtm, rgb):
-        yield dtm
-        return
-    source, target = planes if None not in planes else (SOME_PLANE, ) * 2
-    there = bounds_of(*dtm.shape, dtm.transform)
-    if source != target:
-        there = transform_bounds(source, target, *there)
-    here = bounds_of(*rgb.shape, rgb.transform)
-    if not shapely.box(*there).intersection(shapely.box(*here)).area:
-        raise ValueError(
-            f'{dtm.name} covers {_rounded(there)} but {rgb.name} covers '
-            f'{_rounded(here)} in {_named(rgb.crs)}; they do not overlap. '
-            'One has the wrong CRS or is of another parcel.')
-    finer = (shapely.box(*there).area / np.prod(dtm.shape)
-             < shapely.box(*here).area / np.prod(rgb.shape) / 2)
-    method = Resampling.average if finer else Resampling.bilinear
-    notes.append(f'elevation resampled ({method.name}) from {dtm.shape[0]} x '
-                 f'{dtm.shape[1]} pixels in {_named(dtm.crs)}')
-    with WarpedVRT(
-            dtm, src_crs=source, crs=target, transform=rgb.transform,
-            height=rgb.height, width=rgb.width, resampling=method,
-            dtype='float32', nodata=np.nan) as warped:
-        yield warped
-
-
-def _near(one: rasterio.DatasetReader, other: rasterio.DatasetReader) -> bool:
-    """Whether two rasters of one shape have the same corners."""
-    shift = ~one.transform @ other.transform
-    height, width = one.shape
-    corners = ((0, 0), (width, 0), (0, height), (width, height))
-    return all(np.abs(np.subtract(shift @ corner, corner)).max() < SAME_GRID
-               for corner in corners)
-
-
-def _rounded(bounds: Sequence[float]) -> str:
-    left, bottom, right, top = (f'{value:.7g}' for value in bounds)
-    return f'x {left} to {right}, y {bottom} to {top}'
-
-
-def _named(crs: CRS | None) -> str:
-    return crs.to_string() if known_crs(crs) else 'an unknown CRS'

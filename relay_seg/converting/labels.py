@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
-from sources import open_source, read_rows
+
+from relay_seg.rasters import grid_of
+
+from .sources import open_source, read_rows
 
 IGNORE = 255
 UNKNOWN = -1
@@ -82,7 +85,7 @@ class IdLabel:
     def __init__(self, path: Path, raster: rasterio.DatasetReader,
                  ids: Mapping[int, int], palette: bool = False) -> None:
         self.path = path
-        self.shape = raster.shape
+        self.grid = grid_of(raster)
         self._raster = raster
         self._lookup = id_lookup(tuple(ids.items()))
         self._counts = np.zeros(256, dtype=np.int64)
@@ -138,7 +141,7 @@ class ColourLabel:
     def __init__(self, path: Path, raster: rasterio.DatasetReader,
                  tables: Mapping[str, Mapping[Colour, int]]) -> None:
         self.path = path
-        self.shape = raster.shape
+        self.grid = grid_of(raster)
         self._raster = raster
         self._tables = {name: tuple(t.items()) for name, t in tables.items()}
         self._lookup, self._known = colour_lookup(

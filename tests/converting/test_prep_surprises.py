@@ -17,9 +17,12 @@ import rasterio
 import raw_folders
 import shapely
 import urur
+from affine import Affine
 from PIL import Image
 from raw_folders import box_at, noise, place_of, save, save_raster
-from sources import open_image, open_source
+
+from relay_seg.converting.sources import open_image, open_source
+from relay_seg.converting.writing import strips
 
 NAMES = raw_folders.ARCHAEOSCAPE_NAMES[:3]
 
@@ -114,7 +117,7 @@ def test_one_bad_file_stops_only_itself(name, places):
 @pytest.mark.parametrize('suffix', ['jpg', 'png', 'tif'])
 def test_orientation_is_refused_in_each_format(tmp_path, suffix):
     path = save(tmp_path / f'a.{suffix}', noise(20, 30), exif=turned(3))
-    with pytest.raises(ValueError, match=f'a.{suffix} has EXIF orient'):
+    with pytest.raises(ValueError, match=f'a.{suffix} .*EXIF orientation 3'):
         open_image(path).__enter__()
     save(path, noise(20, 30), exif=turned(1))
     with open_image(path) as image:
@@ -126,6 +129,34 @@ def test_orientation_of_a_bigtiff(tmp_path):
                 big_tiff=True)
     with pytest.raises(ValueError, match='EXIF orientation 8'):
         open_image(path).__enter__()
+
+
+@pytest.mark.parametrize('height', [40, 256, 300])
+@pytest.mark.parametrize('driver', [
+    'PNG', 'JPEG', 'GTiff', 'JP2OpenJPEG', 'BMP', 'HFA'])
+def test_files_that_are_cut_are_refused(tmp_path, driver, height):
+    """Read as converters do, in rows of tiles."""
+    path = tmp_path / 'a.img'
+    with rasterio.open(path, 'w', driver=driver, count=3, height=height,
+                       width=90, dtype='uint8') as raster:
+        raster.write(noise(height, 90).transpose(2, 0, 1))
+    whole = path.read_bytes()
+    for share in (0.3, 0.6, 0.95):
+        path.write_bytes(whole[:int(len(whole) * share)])
+        with pytest.raises(ValueError, match=r'a\.img cannot be read'), (
+                open_image(path)) as image:
+            for top, rows in strips(height):
+                image.rows(top, rows, 90)
+
+
+def test_small_png_that_is_cut_is_told_and_not_converted(places):
+    code, text, finished, wanted = spoil(
+        urur, raw_folders.make_urur, places,
+        lambda raw: truncate(raw / 'train/image/a.png'))
+    assert code == 1 and finished == wanted - {('train', 'a')}
+    assert 'image/a.png cannot be read' in text
+    raw, out = places
+    assert convert(urur, raw, out, '--check') == 1
 
 
 def test_16_bit_png_is_refused(tmp_path):
@@ -150,6 +181,38 @@ def test_opaque_alpha_is_left_out_and_other_alpha_refused(tmp_path):
         image.rows(0, 9, 9)
 
 
+def test_masked_image_is_refused(tmp_path):
+    path = save_raster(tmp_path / 'a.tif', noise(9, 9).transpose(2, 0, 1),
+                       place_of(0))
+    for masked in (False, True):
+        with rasterio.open(path, 'r+') as raster:
+            raster.write_mask(np.arange(81).reshape(9, 9) >= masked)
+        with open_image(path) as image:
+            if not masked:
+                image.rows(0, 9, 9)
+                continue
+            with pytest.raises(ValueError, match='a.tif is transparent'):
+                image.rows(0, 9, 9)
+
+
+def test_pixels_without_data_have_no_class(places):
+    def change(raw):
+        pixels = noise(75, 90).transpose(2, 0, 1) // 2 + 1
+        pixels[:, 10:20, :30] = 0
+        pixels[0, 40:] = 0  # the other bands hold something
+        save_raster(raw / URUR_IMAGE, pixels, place_of(0), nodata=0)
+
+    code, *_ = spoil(urur, raw_folders.make_urur, places, change)
+    assert code == 0
+    _, out = places
+    with rasterio.open(out / 'ann_dir/train/b.tif') as raster:
+        label = raster.read(1)
+    expected = raw_folders.blocks(list(raw_folders.URUR_COLOURS.values()),
+                                  75, 90)
+    expected[10:20, :30] = 255
+    np.testing.assert_array_equal(label, expected)
+
+
 def test_trim_cuts_to_what_is_shared(places):
     def change(raw):
         save(raw / URUR_IMAGE, noise(76, 89))
@@ -168,6 +231,21 @@ def test_trim_cuts_to_what_is_shared(places):
     with rasterio.open(out / 'img_dir/train/b.tif') as raster:
         np.testing.assert_array_equal(
             raster.read().transpose(1, 2, 0), noise(76, 89)[:75])
+
+
+@pytest.mark.parametrize('apart, code', [(0, 0), (0.005, 0), (30, 1)])
+def test_label_that_lies_elsewhere_is_refused(places, apart, code):
+    def change(raw):
+        classes = np.zeros((3, 75, 90), np.uint8)
+        save_raster(raw / URUR_IMAGE, noise(75, 90).transpose(2, 0, 1),
+                    place_of(0))
+        (raw / URUR_LABEL).unlink()
+        save_raster((raw / URUR_LABEL).with_suffix('.tif'), classes,
+                    place_of(0) @ Affine.translation(apart, 0))
+
+    found, text, _, _ = spoil(urur, raw_folders.make_urur, places, change)
+    assert found == code
+    assert ('label/b.tif does not lie on' in text) == bool(code)
 
 
 def test_one_name_twice_is_refused(places, capsys):

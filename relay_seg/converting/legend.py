@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from labels import IGNORE
 from PIL import ImageColor
+
+from .labels import IGNORE
 
 Colour = tuple[int, int, int]
 #: A label of 8 bits needs 255 for ignored and one id to spare.

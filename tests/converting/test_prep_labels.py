@@ -1,13 +1,9 @@
 import struct
 import zlib
 
-import cityscapes
-import gleason
 import numpy as np
 import pytest
 import raw_folders
-import urur
-from labels import colour_lookup, open_colours, open_ids
 from raw_folders import (
     CITYSCAPES_IDS,
     GLEASON_IDS,
@@ -17,12 +13,15 @@ from raw_folders import (
     save,
     save_palette,
 )
-from votes import majority
+
+from relay_seg.converting import cityscapes, gleason, urur
+from relay_seg.converting.labels import colour_lookup, open_colours, open_ids
+from relay_seg.converting.votes import majority
 
 
 def convert(opening):
     with opening as label:
-        found = label.rows(0, *label.shape)
+        found = label.rows(0, label.grid.height, label.grid.width)
         label.finish()
     return found
 

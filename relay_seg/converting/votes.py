@@ -5,9 +5,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from labels import IdLabel, open_ids
-from sources import open_source
-from writing import strips
+
+from .labels import IdLabel, open_ids
+from .sources import open_source
+from .writing import strips
 
 
 def majority(votes: np.ndarray) -> np.ndarray:
@@ -81,7 +82,7 @@ class Votes:
     def __init__(self, maps: Sequence[IdLabel], votes: Sequence[int],
                  ids: Mapping[int, int], notes: list[str]) -> None:
         self.path = maps[0].path
-        self.shape = maps[0].shape
+        self.grid = maps[0].grid
         self.notes = notes
         self._maps = maps
         self._votes = votes
@@ -100,10 +101,10 @@ class Votes:
 def _check(path: Path, shape: tuple[int, int],
            ids: Mapping[int, int]) -> None:
     with open_ids(path, ids) as votes:
-        if votes.shape != shape:
+        if (votes.grid.height, votes.grid.width) != shape:
             raise ValueError(
-                f'{path} has {votes.shape[0]} x {votes.shape[1]} pixels but '
-                f'the image {shape[0]} x {shape[1]} (rows x columns).')
+                f'{path} has {votes.grid.height} x {votes.grid.width} pixels '
+                f'but the image {shape[0]} x {shape[1]} (rows x columns).')
         for top, height in strips(shape[0]):
             votes.rows(top, height, shape[1])
         votes.finish()

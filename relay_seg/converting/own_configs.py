@@ -7,10 +7,14 @@ from pathlib import Path
 from pprint import pformat
 
 import numpy as np
-from manifest import write_text
 from mmengine.config import Config
 
-ROOT = Path(__file__).resolve().parents[1]
+from relay_seg.rasters import write_text
+
+PACKAGE = Path(__file__).resolve().parents[1]
+#: The checkout, or what an installation has of it.
+ROOT = PACKAGE.parent if (PACKAGE.parent / 'data_prep').is_dir() else (
+    PACKAGE / '.mim')
 BASES = ROOT / 'configs' / '_base_'
 ENDING = '_upernet.py'
 FACTOR = 4
@@ -117,7 +121,7 @@ class Wanted:
     Args:
         folder: Where.
         name: Name of the data set.
-        model: One of :func:`models`.
+        model: Its name in configs/_base_/models/.
         iterations: Steps of training.
     """
 
@@ -125,12 +129,6 @@ class Wanted:
     name: str
     model: str
     iterations: int
-
-
-def models() -> list[str]:
-    """Models that there are configs for."""
-    return sorted(path.name.removesuffix(ENDING)
-                  for path in (BASES / 'models').glob(f'*{ENDING}'))
 
 
 def base_model(model: str) -> Config:

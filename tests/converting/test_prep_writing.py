@@ -5,16 +5,17 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from reducing import area_means, nearest
-from writing import (
+
+from relay_seg.converting.reducing import area_means, nearest
+from relay_seg.converting.writing import (
     JPEG,
-    Grid,
     RasterWriter,
     label_colours,
     strips,
     write_image,
     write_label,
 )
+from relay_seg.rasters import Grid
 
 
 def exact_means(image, k, nodata=None):

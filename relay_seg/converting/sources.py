@@ -1,22 +1,19 @@
 """Raw files, opened with the checks that keep surprises out of the data."""
-import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
-from writing import Grid
+
+from relay_seg.rasters import grid_of, open_raster
 
 ORIENTATION = 274  # EXIF and TIFF tag; 1 is upright
 UPRIGHT = 1
-PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
 @contextmanager
@@ -40,11 +37,7 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
             'permissions.') from error
     if not path.stat().st_size:
         raise ValueError(f'{path} is empty; download it again.')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with naming(path):
-            raster = rasterio.open(path)
-    with raster:
+    with open_raster(path) as raster:
         _check_orientation(path, raster)
         if not raster.height or not raster.width:
             raise ValueError(f'{path} has {raster.height} x {raster.width} '
@@ -69,11 +62,6 @@ def read_rows(raster: rasterio.DatasetReader, top: int, height: int,
     """All bands (C, height, width) from row ``top`` on."""
     with naming(raster.name):
         return raster.read(window=Window(left, top, width, height))
-
-
-def grid_of(raster: rasterio.DatasetReader) -> Grid:
-    """Size and place of a file."""
-    return Grid(raster.height, raster.width, raster.crs, raster.transform)
 
 
 @contextmanager
@@ -107,49 +95,41 @@ class ColourImage:
             raise ValueError(
                 f'{path} has {raster.count} band(s); red, green and blue are '
                 'expected. Convert it to RGB.')
+        if len(set(raster.nodatavals[:3])) > 1:
+            raise ValueError(
+                f'{path} has the values {raster.nodatavals[:3]} for no data; '
+                'one for all bands is expected. Write it with one.')
         self.path = path
         self.grid = grid_of(raster)
         self.nodata = raster.nodata
+        self._masked = not has_alpha and any(
+            MaskFlags.per_dataset in f for f in raster.mask_flag_enums)
         self._raster = raster
 
     def rows(self, top: int, height: int, width: int) -> np.ndarray:
         """Pixels (3, height, width) from row ``top`` on."""
         pixels = read_rows(self._raster, top, height, width)
-        if (pixels[3:] != 255).any():
+        opaque = pixels[3:]
+        if self._masked:
+            with naming(self.path):
+                opaque = self._raster.dataset_mask(
+                    window=Window(0, top, width, height))
+        if (opaque != 255).any():
             raise ValueError(
                 f'{self.path} is transparent in places; flatten it to RGB.')
         return pixels[:3]
 
 
 def _check_orientation(path: Path, raster: rasterio.DatasetReader) -> None:
-    """Refuse a file that viewers turn and that readers of pixels do not."""
-    if raster.driver == 'JPEG':
-        orientation = int(raster.tags().get('EXIF_Orientation', UPRIGHT))
-    elif raster.driver == 'PNG':
-        orientation = _png_orientation(path)
-    elif raster.driver in ('GTiff', 'COG'):
-        orientation = _tiff_orientation(path)
-    else:
+    """Refuse a TIFF that viewers turn and that readers of pixels do not."""
+    if raster.driver not in ('GTiff', 'COG'):
         return
+    orientation = _tiff_orientation(path)
     if orientation not in (0, UPRIGHT):
         raise ValueError(
             f'{path} has EXIF orientation {orientation}: it is stored turned '
             'or mirrored, and whether its label is too cannot be known. Save '
             'it upright (e.g. `mogrify -auto-orient`) and check the label.')
-
-
-def _png_orientation(path: Path) -> int:
-    with path.open('rb') as file:
-        if file.read(8) != PNG_SIGNATURE:
-            return UPRIGHT
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack('>I4s', head)
-            if kind == b'eXIf':
-                exif = Image.Exif()
-                exif.load(b'Exif\0\0' + file.read(length))
-                return exif.get(ORIENTATION, UPRIGHT)
-            file.seek(length + 4, 1)
-    return UPRIGHT
 
 
 def _tiff_orientation(path: Path) -> int:

@@ -1,29 +1,41 @@
 """Bands of one's own rasters, of any number and type, read in rows."""
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window
-from sources import grid_of, naming, open_source
-from vectors import known_crs
-from writing import Grid
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+
+from relay_seg.rasters import (
+    Grid,
+    content_of,
+    data_bands,
+    grid_of,
+    known_crs,
+    pixel_metres,
+    read_data,
+    read_region,
+)
+from relay_seg.views import Window
+
+from .aligning import SOME_PLANE
+from .sources import naming, open_source
 
 #: Types that are kept; all others become float32.
 NATIVE = 'uint8', 'uint16', 'int16'
-#: Whole numbers up to here are exact in float32.
+#: Whole numbers below this are exact in float32.
 EXACT = 2**24
 #: Pixel sizes that differ by more than this share are told.
 ALIKE = 0.01
 METRES_PER_DEGREE = 111_320
-#: Stands for the plane of rasters that name none.
-SOME_PLANE = CRS.from_epsg(3857)
+#: Native pixels of a band that are resampled at once, about.
+AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,8 @@ class Sheet:
         grid: Size and place, after resampling.
         bands: Bands to read, the first is 1.
         dtype: Their type in the file.
-        alpha: Band that is marked as alpha and left out, None if none is.
+        alpha: Band that is marked as alpha and left out, None if none is;
+            where it is 0, there is no data.
     """
 
     path: Path
@@ -53,11 +66,9 @@ class Sheet:
     def metres(self) -> float:
         """Side of a pixel in metres, about; in pixels without a CRS."""
         side = abs(self.grid.transform.determinant)**0.5
-        if self.crs is None:
-            return side
-        if self.crs.is_geographic:
+        if self.crs is not None and self.crs.is_geographic:
             return side * METRES_PER_DEGREE
-        return side * self.crs.linear_units_factor[1]
+        return pixel_metres(self.grid) or side
 
 
 def look_at(path: Path, bands: Sequence[int] | None,
@@ -73,14 +84,7 @@ def look_at(path: Path, bands: Sequence[int] | None,
         ValueError: It cannot be read, or lacks a band.
     """
     with open_source(path) as raster:
-        if ColorInterp.palette in raster.colorinterp:
-            raise ValueError(
-                f'{path} holds indices of a colour table; expand it with '
-                '`gdal_translate -expand rgb`.')
-        alphas = [i for i, kind in zip(raster.indexes, raster.colorinterp)
-                  if kind == ColorInterp.alpha]
-        chosen = tuple(bands or (i for i in raster.indexes
-                                 if i not in alphas))
+        chosen = tuple(bands or data_bands(raster) or raster.indexes)
         if not set(chosen) <= set(raster.indexes):
             raise ValueError(
                 f'{path} has the bands 1 to {raster.count} but --bands '
@@ -90,10 +94,9 @@ def look_at(path: Path, bands: Sequence[int] | None,
         if any(np.dtype(kind).kind not in 'uif' for kind in kinds):
             raise ValueError(f'{path} has bands of {", ".join(kinds)}; whole '
                              'or floating-point numbers are expected.')
-        left_out = [i for i in alphas if i not in chosen]
+        alpha = content_of(raster, chosen).mask or None
         return Sheet(path, _resampled(grid_of(raster), pixel_size), chosen,
-                     kinds[0] if len(kinds) == 1 else 'float32',
-                     left_out[0] if left_out and not bands else None)
+                     kinds[0] if len(kinds) == 1 else 'float32', alpha)
 
 
 def check_alike(sheets: Sequence[Sheet]) -> list[str]:
@@ -124,12 +127,12 @@ def check_alike(sheets: Sequence[Sheet]) -> list[str]:
             f'Pixel sizes differ: {sizes[0][1]} has {sizes[0][0]:.4g} and '
             f'{sizes[-1][1]} has {sizes[-1][0]:.4g} (metres). One model '
             'learns one size best; --pixel-size resamples all to one.')
-    alpha = next((sheet for sheet in sheets if sheet.alpha), None)
-    if alpha:
+    sheet = next((sheet for sheet in sheets if sheet.alpha), None)
+    if sheet:
         remarks.append(
-            f'Band {alpha.alpha} of {alpha.path} is marked as alpha: it is '
-            'left out, and transparent pixels are no data. If it is something '
-            'else, such as near infrared, name it in --bands.')
+            f'Band {sheet.alpha} of {sheet.path} is marked as alpha: it '
+            'is left out, and transparent pixels are no data. If it is '
+            'something else, such as near infrared, name it in --bands.')
     return remarks
 
 
@@ -148,32 +151,17 @@ def _resampled(grid: Grid, pixel_size: float | None) -> Grid:
 
 
 @contextmanager
-def open_bands(sheet: Sheet, holes: bool) -> Iterator['Bands']:
+def open_bands(sheet: Sheet, holes: bool) -> Iterator['Bands | Resampled']:
     """Open the bands of a raster, on the grid of its sheet.
 
     Args:
         sheet: What to read.
         holes: Whether pixels will be blanked, so that no data is needed.
     """
-    with ExitStack() as stack:
-        raster = stack.enter_context(open_source(sheet.path))
-        if grid_of(raster) != sheet.grid:
-            raster = stack.enter_context(_warped(raster, sheet.grid))
-        yield Bands(sheet, raster, holes)
-
-
-def _warped(raster: rasterio.DatasetReader, grid: Grid) -> WarpedVRT:
-    crs = known_crs(grid.crs) or SOME_PLANE
-    finer = abs(raster.transform.determinant) < abs(
-        grid.transform.determinant)
-    # NaN must not spread to its neighbours, whether it is declared or not.
-    empty = dict(src_nodata=np.nan, nodata=np.nan) if (
-        raster.nodata is None and {
-            np.dtype(kind).kind for kind in raster.dtypes} == {'f'}) else {}
-    return WarpedVRT(
-        raster, src_crs=crs, crs=crs, transform=grid.transform,
-        height=grid.height, width=grid.width, **empty,
-        resampling=Resampling.average if finer else Resampling.bilinear)
+    with open_source(sheet.path) as raster:
+        bands, native = Bands(sheet, raster, holes), grid_of(raster)
+        yield bands if native == sheet.grid else Resampled(
+            bands, native, sheet.grid)
 
 
 class Bands:
@@ -192,46 +180,35 @@ class Bands:
                  holes: bool) -> None:
         self.count = len(sheet.bands)
         self.path = sheet.path
-        self._raster, self._bands = raster, list(sheet.bands)
-        kinds = {raster.dtypes[i - 1] for i in self._bands}
-        flags = [set(raster.mask_flag_enums[i - 1]) for i in self._bands]
-        marked = any(raster.colorinterp[i - 1] == ColorInterp.alpha
-                     for i in self._bands)  # it is data then
-        self._whole = all(
-            MaskFlags.all_valid in f or (marked and MaskFlags.alpha in f)
-            for f in flags)
+        self._raster = raster
+        self._content = content_of(raster, sheet.bands)
+        kinds = {raster.dtypes[i - 1] for i in sheet.bands}
         self._wide = any(np.dtype(kind).kind in 'ui' and
                          np.dtype(kind).itemsize > 2 for kind in kinds)
         self.dtype, self.nodata = 'float32', float('nan')
-        if len(kinds) == 1 and (kind := kinds.pop()) in NATIVE:
-            values = {raster.nodatavals[i - 1] for i in self._bands}
-            value = values.pop() if len(values) == 1 else None
-            if self._whole and not holes:
-                self.dtype, self.nodata = kind, None
-            elif all(f == {MaskFlags.nodata} for f in flags) and (
-                    value is not None and value == np.clip(
-                        value, np.iinfo(kind).min, np.iinfo(kind).max)):
+        values = set(self._content.nodata)
+        if (len(kinds) == len(values) == 1 and self._content.mask is None
+                and (kind := kinds.pop()) in NATIVE):
+            (value, ) = values
+            if value is None and not holes or value is not None and (
+                    value == np.clip(value, np.iinfo(kind).min,
+                                     np.iinfo(kind).max)):
                 self.dtype, self.nodata = kind, value
 
     def rows(self, top: int, left: int, height: int,
              width: int) -> np.ndarray:
         """Pixels (C, height, width)."""
-        window = Window(left, top, width, height)
+        window = Window(top, left, height, width)
+        bands, unknown = self._content.bands, [np.nan] * self.count
         with naming(self.path):
-            pixels = self._raster.read(self._bands, window=window)
             if self.dtype != 'float32':
-                return pixels
-            valid = None if self._whole else self._raster.read_masks(
-                self._bands, window=window)
-        if self._wide and (np.abs(pixels.astype(np.float64)) > EXACT).any():
+                return read_region(self._raster, window, bands=bands,
+                                   fill=unknown, dtype=self.dtype)
+            pixels = read_data(self._raster, window, self._content, unknown)
+        if self._wide and (np.abs(pixels) >= EXACT).any():
             raise ValueError(
-                f'{self.path} holds whole numbers beyond {EXACT}, which '
+                f'{self.path} holds whole numbers of {EXACT} and more, which '
                 'float32 cannot tell apart; scale the file to 16 bits.')
-        with np.errstate(over='ignore'):  # infinite then, and no data
-            pixels = pixels.astype(np.float32)
-        if valid is not None:
-            pixels[valid == 0] = np.nan
-        pixels[np.isinf(pixels)] = np.nan
         return pixels
 
     def is_empty(self, pixels: np.ndarray) -> np.ndarray:
@@ -241,3 +218,62 @@ class Bands:
         if np.isnan(self.nodata):
             return np.isnan(pixels).all(0)
         return (pixels == self.nodata).all(0)
+
+
+class Resampled:
+    """Bands with pixels of another size, see :class:`Bands`.
+
+    What holds no data does not count: whatever marks it, it is marked in the
+    pixels before they are resampled.
+
+    Args:
+        bands: Bands as they are in the file.
+        native: Size and place of the file.
+        grid: Size and place wanted; it starts at the same corner.
+    """
+
+    def __init__(self, bands: Bands, native: Grid, grid: Grid) -> None:
+        self.count, self.dtype = bands.count, bands.dtype
+        self.nodata, self.is_empty = bands.nodata, bands.is_empty
+        self._bands, self._native, self._grid = bands, native, grid
+        step = ~native.transform @ grid.transform
+        self._down, self._across = step.e, step.a  # native pixels in one
+        self._method = (Resampling.average if step.determinant > 1 else
+                        Resampling.bilinear)
+
+    def rows(self, top: int, left: int, height: int,
+             width: int) -> np.ndarray:
+        """Pixels (C, height, width)."""
+        x, right = _under(left, width, self._across, self._native.width)
+        at_once = max(int(AT_ONCE / (right - x) / self._down), 1)
+        return np.concatenate(
+            [self._some(row, left, min(at_once, top + height - row), width)
+             for row in range(top, top + height, at_once)], axis=1)
+
+    def _some(self, top: int, left: int, height: int,
+              width: int) -> np.ndarray:
+        y, bottom = _under(top, height, self._down, self._native.height)
+        x, right = _under(left, width, self._across, self._native.width)
+        native = self._bands.rows(y, x, bottom - y, right - x)
+        pixels = np.empty((self.count, height, width), self.dtype)
+        # Band by band: together, GDAL takes for data what one of them has.
+        for source, target in zip(native, pixels):
+            reproject(
+                source, target, src_crs=SOME_PLANE, dst_crs=SOME_PLANE,
+                src_transform=self._native.transform @ Affine.translation(
+                    x, y),
+                dst_transform=self._grid.transform @ Affine.translation(
+                    left, top),
+                src_nodata=self.nodata, dst_nodata=self.nodata,
+                resampling=self._method)
+        return pixels
+
+
+def _under(start: int, count: int, step: float,
+           side: int) -> tuple[int, int]:
+    """First native pixel under some of a grid, and the first one after.
+
+    One more at each side: what is interpolated looks there.
+    """
+    return (max(floor(start * step) - 1, 0),
+            min(ceil((start + count) * step) + 1, side))

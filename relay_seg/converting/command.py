@@ -1,6 +1,5 @@
-"""The command line of the converters: convert, resume, check, summarise."""
+"""What converters do: convert, resume, check, summarise."""
 import argparse
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -8,16 +7,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from manifest import (
+from rich.console import Console
+
+from relay_seg.rasters import remove_unfinished, write_text
+
+from .manifest import (
     SPLITS,
     Manifest,
     damage,
     is_whole,
     read_manifest,
-    write_text,
 )
-from rich.console import Console
-from running import (
+from .running import (
     SCRATCH,
     Task,
     convert_task,
@@ -59,7 +60,6 @@ class Converter:
             ValueError or FileNotFoundError for a folder that it does not
             understand.
         published: Scenes of each split in the published data set.
-        options: Options as keywords of ``add_argument``, by name.
         finish: What to do when all scenes are converted; gets the output
             folder and the manifest, gives lines to print.
     """
@@ -69,52 +69,7 @@ class Converter:
     palette: Sequence[Sequence[int]]
     plan: Callable[..., Plan]
     published: Mapping[str, int] = field(default_factory=dict)
-    options: Mapping[str, dict] = field(default_factory=dict)
     finish: Callable[[Path, Manifest], Sequence[str]] | None = None
-
-
-TRIM_OPTION = dict(
-    action='store_true',
-    help='cut image and label to the size they share if they differ by a '
-    'few pixels, instead of refusing them')
-
-
-def run(converter: Converter, description: str | None,
-        arguments: Sequence[str] | None = None) -> int:
-    """The command line of a converter.
-
-    Returns:
-        Exit code: 0 if everything is converted or right, 1 if something is
-        wrong, 2 if the raw folder is not understood, 130 if interrupted.
-    """
-    parser = basic_parser(description, 'folder as downloaded')
-    for name, keywords in converter.options.items():
-        parser.add_argument(f'--{name}', **keywords)
-    args = parser.parse_args(arguments)
-    options = {name: getattr(args, name) for name in converter.options}
-    return execute(lambda: converter, args, options)
-
-
-def basic_parser(description: str | None,
-                 raw: str) -> argparse.ArgumentParser:
-    """What every converter is told.
-
-    Args:
-        description: What it does.
-        raw: What the first folder is.
-    """
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('raw', type=Path, help=raw)
-    parser.add_argument('out', type=Path, help='folder to write')
-    parser.add_argument(
-        '--jobs', type=int, default=_processors(),
-        help='processes at a time, up to 2 GB of memory each (%(default)s)')
-    parser.add_argument(
-        '--check', action='store_true',
-        help='verify an existing result by its checksums, write nothing')
-    return parser
 
 
 def execute(describe: Callable[[], Converter], args: argparse.Namespace,
@@ -127,7 +82,8 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
         options: What changes the result, of types that JSON keeps.
 
     Returns:
-        Exit code, see :func:`run`.
+        Exit code: 0 if everything is converted or right, 1 if something is
+        wrong, 2 if the raw folder is not understood, 130 if interrupted.
     """
     console = Console(soft_wrap=True, highlight=False)
     name = args.out.name
@@ -152,6 +108,7 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
 def _convert(converter: Converter, plan: Plan, raw: Path, out: Path,
              jobs: int, options: dict, console: Console) -> int:
     _refuse_strangers(plan, out)
+    remove_unfinished(out)
     for remark in plan.remarks:
         console.print(remark, markup=False)
     old = read_manifest(out)
@@ -259,13 +216,6 @@ def _refuse_strangers(plan: Plan, out: Path) -> None:
             f'{out} holds {len(strangers)} file(s) that do not come from this '
             f'raw folder, e.g. {strangers[0]}, and training would read them; '
             'delete them or choose another folder.')
-
-
-def _processors() -> int:
-    """Processors that this process may use, where the system tells."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _rasters(out: Path) -> list[str]:

@@ -12,7 +12,6 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from xml.etree import ElementTree
@@ -24,15 +23,14 @@ from affine import Affine
 
 # Some functions of rasterio let these of GDAL through.
 from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
-from reducing import area_means, nearest
+
+from relay_seg.rasters import EXACT_OVERVIEWS, Grid
+
+from .reducing import area_means, nearest
 
 TILE = 256
-#: Tag that tells relay_seg.rasters, which is slow to import, that overviews
-#: hold exact means.
-EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
 OVERVIEWS = (2, 4, 8, 16)
 #: Zstandard is read 2.6 times as fast as deflate, at the same size.
 LABEL = dict(compress='zstd')
@@ -43,16 +41,6 @@ LOSSLESS = {'u': dict(compress='zstd', predictor=2),
 JPEG = dict(compress='jpeg', jpeg_quality=85, photometric='ycbcr')
 LAYOUT = dict(driver='GTiff', tiled=True, blockxsize=TILE, blockysize=TILE,
               bigtiff='if_safer')
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Size and place of a raster; no CRS and the identity if unknown."""
-
-    height: int
-    width: int
-    crs: CRS | None = None
-    transform: Affine = Affine.identity()
 
 
 def strips(height: int) -> Iterator[tuple[int, int]]:

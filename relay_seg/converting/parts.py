@@ -8,21 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 from affine import Affine
-from bands import Bands, Sheet, open_bands
-from labels import IGNORE, IdLabel, open_ids
-from legend import as_text
+from rasterio.enums import Resampling
 from shapely import Geometry
-from vectors import (
+
+from relay_seg.rasters import Grid, known_crs
+
+from .aligning import laid_on
+from .bands import Bands, Resampled, Sheet, open_bands
+from .labels import IGNORE, IdLabel
+from .legend import as_text
+from .sources import open_source
+from .vectors import (
     Vectors,
     bounds_of,
     draw,
-    known_crs,
     read_vectors,
     sound,
     to_plane,
     touching,
 )
-from writing import Grid
 
 
 class Box(NamedTuple):
@@ -164,8 +168,9 @@ class PartScene:
         notes: Remarks for the manifest.
     """
 
-    def __init__(self, bands: Bands, label: DrawnLabel | CutLabel,
-                 part: Part, notes: list[str]) -> None:
+    def __init__(self, bands: Bands | Resampled,
+                 label: DrawnLabel | CutLabel, part: Part,
+                 notes: list[str]) -> None:
         self.grid = part.grid
         self.count, self.dtype = bands.count, bands.dtype
         self.nodata, self.notes = bands.nodata, notes
@@ -217,15 +222,12 @@ def open_part(image_path: Path, *label_paths: Path, part: Part,
         if isinstance(truth, Drawing):
             label = DrawnLabel(truth, part.grid, notes)
         else:
-            ids = stack.enter_context(
-                open_ids(label_paths[0], truth, palette=True))
-            whole = part.sheet.grid.height, part.sheet.grid.width
-            if ids.shape != whole:
-                raise ValueError(
-                    f'{image_path} has {whole[0]} x {whole[1]} pixels and '
-                    f'{ids.path} {ids.shape[0]} x {ids.shape[1]} (rows x '
-                    'columns); mend one of them.')
-            label = CutLabel(ids, part.box)
+            raster = stack.enter_context(open_source(label_paths[0]))
+            raster = stack.enter_context(laid_on(
+                raster, part.sheet.grid, image_path, Resampling.nearest,
+                notes, src_nodata=None, nodata=IGNORE))
+            label = CutLabel(IdLabel(label_paths[0], raster, truth,
+                                     palette=True), part.box)
         yield PartScene(bands, label, part, notes)
 
 
