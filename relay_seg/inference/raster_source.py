@@ -18,22 +18,24 @@ from torch import Tensor
 
 from relay_seg.rasters import (
     Content,
+    Grid,
     choose_bands,
     content_of,
     data_bands,
+    grid_of,
     open_raster,
     read_data,
     read_region,
+    same_grid,
     transform_of,
 )
+from relay_seg.rasters.grid import told
 from relay_seg.rasters.mosaics import missing_parts
 from relay_seg.views import Window
 
 from .source import Bands
 
 BLOCK = 64, 512  # rows of a file's blocks that are worth aligning with
-#: Largest difference of grids that are taken for one, in pixels.
-APART = 0.01
 AGAIN = 4  # times that a block is read where files are known to be missing
 
 
@@ -161,25 +163,12 @@ class RasterSource:
     def _check_grid(self, raster: rasterio.DatasetReader) -> None:
         """The rasters of a scene lie on each other, pixel by pixel."""
         first = self.paths[0]
-        if raster.shape != self.shape:
+        own = Grid(*self.shape, self.crs, self.transform)
+        if not same_grid(grid_of(raster), own):
             raise ValueError(
-                f'{raster.name} has {raster.height} x {raster.width} pixels '
-                f'but {first} has {self.shape[0]} x {self.shape[1]}; bring '
-                'them to one grid, for example with gdalwarp.')
-        if raster.crs and self.crs and raster.crs != self.crs:
-            raise ValueError(
-                f'{raster.name} is in {raster.crs} but {first} in {self.crs};'
-                ' bring them to one grid, for example with gdalwarp.')
-        other = transform_of(raster)
-        if self.transform.is_identity or other.is_identity:
-            return
-        for corner in ((0, 0), self.shape[::-1]):
-            x, y = ~self.transform @ (other @ corner)
-            if max(abs(x - corner[0]), abs(y - corner[1])) > APART:
-                raise ValueError(
-                    f'{raster.name} does not lie on {first}: its corner '
-                    f'{corner} is at ({x:.2f}, {y:.2f}) there; bring them to '
-                    'one grid, for example with gdalwarp.')
+                f'{raster.name} ({told(grid_of(raster))}) does not lie on '
+                f'{first} ({told(own)}); bring them to one grid, for example '
+                'with gdalwarp.')
 
     def _resample(self, size: float) -> None:
         """Take a coarser or finer grid in the same place."""

@@ -19,6 +19,10 @@ class Grid:
     crs: CRS | None = None
     transform: Affine = Affine.identity()
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
 
 def transform_of(raster: DatasetReader | WarpedVRT) -> Affine:
     """Where pixels lie; the identity where the file does not say.
@@ -64,6 +68,14 @@ def same_grid(a: Grid | DatasetReader, b: Grid | DatasetReader) -> bool:
     corners = (0, 0), (a.width, 0), (0, a.height), (a.width, a.height)
     return all(abs(found - here) <= APART for corner in corners
                for found, here in zip(to_b @ corner, corner))
+
+
+def told(grid: Grid) -> str:
+    """A grid in words, for messages."""
+    place = ('no place' if grid.transform.is_identity
+             else f'from {grid.transform.c:.10g}, {grid.transform.f:.10g}')
+    return (f'{grid.height} x {grid.width} pixels, {place}, '
+            f'{grid.crs or "no CRS"}')
 
 
 def pixel_metres(grid: Grid) -> float | None:

@@ -11,6 +11,7 @@ from rasterio.windows import Window as RasterWindow
 from relay_seg.class_ids import IGNORE
 
 from .classes import as_shown
+from .grids import square_metres
 from .layers import Layer, Layers, naming, open_over
 
 #: Blocks of a file are read together up to about this many pixels.
@@ -68,7 +69,7 @@ class Areas:
                 counts = self._counts[name].tolist()
                 layers[name] = dict(
                     counts=counts[:IGNORE], no_class=counts[IGNORE],
-                    square_metres=layer.grid.square_metres)
+                    square_metres=square_metres(layer.grid))
             return dict(
                 done=self._seen / self._total, layers=layers,
                 compared=self._compared, equal=self._equal,

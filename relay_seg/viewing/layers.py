@@ -14,10 +14,16 @@ from rasterio._err import CPLE_BaseError
 
 from relay_seg.class_ids import IGNORE
 from relay_seg.drawing import shown_bands
-from relay_seg.rasters import choose_bands, open_raster
+from relay_seg.rasters import (
+    Grid,
+    choose_bands,
+    grid_of,
+    open_raster,
+    same_grid,
+)
 
 from .classes import Classes, read_classes, read_tag
-from .grids import Grid, check_fit, is_same, lay_over
+from .grids import check_fit, lay_over
 from .windows import WindowsShown, read_windows
 
 #: Rasters larger than this are slow to show as a whole without overviews.
@@ -188,7 +194,7 @@ def _open_scene(path: Path, bands: Sequence[int] | None,
         if any('complex' in raster.dtypes[band - 1] for band in bands):
             raise ValueError(f'{path} holds complex numbers, which cannot be '
                              'shown; convert it to amplitudes.')
-        return Layer(path, Grid.of(raster),
+        return Layer(path, grid_of(raster),
                      Handles(path, lambda: rasterio.open(path)), bands,
                      _is_quick(raster))
 
@@ -228,7 +234,7 @@ def _open_ids(path: Path, scene: Layer) -> Layer:
         if kind.kind not in 'iu':
             raise ValueError(f'{path} is of type {kind}; class ids are '
                              'integers. Convert it to uint8.')
-        grid = Grid.of(raster)
+        grid = grid_of(raster)
         check_fit(grid, scene.grid, str(path), str(scene.path))
         quick = _is_quick(raster)
     return Layer(
@@ -239,7 +245,7 @@ def _open_ids(path: Path, scene: Layer) -> Layer:
 def open_over(path: Path, grid: Grid) -> rasterio.DatasetReader:
     """Open a raster of ids on a grid that may be another one's."""
     raster = rasterio.open(path)
-    if is_same(Grid.of(raster), grid):
+    if same_grid(grid_of(raster), grid):
         return raster
     # 255 does not fit into int8.
     nodata = -1 if raster.dtypes[0] == 'int8' else IGNORE

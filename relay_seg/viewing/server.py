@@ -22,6 +22,7 @@ from relay_seg.class_ids import IGNORE
 
 from .areas import Areas
 from .classes import as_shown
+from .grids import square_metres
 from .layers import Layers
 from .tiles import ERROR_COLOUR, SIZE, Tiles
 from .windows import outlines
@@ -129,9 +130,8 @@ class ViewerServer(ThreadingMixIn, TCPServer):
         windows, classes = layers.windows, layers.classes
         slow = [layer.name for layer in (layers.scene, *layers.ids.values())
                 if not layer.quick]
-        metres = None
-        if grid.square_metres and grid.transform.is_conformal:
-            metres = grid.square_metres**0.5
+        area = square_metres(grid)
+        metres = area**0.5 if area and grid.transform.is_conformal else None
         return dict(
             session=self.session,
             width=grid.width,
@@ -174,7 +174,7 @@ class ViewerServer(ThreadingMixIn, TCPServer):
             ids[name] = None if class_id == IGNORE else class_id
         return dict(
             place=grid.transform @ (x + 0.5, y + 0.5)
-            if grid.has_coordinates else None,
+            if not grid.transform.is_identity else None,
             ids=ids,
             windows=outlines(x + 0.5, y + 0.5, grid, layers.prediction.grid,
                              layers.windows))

@@ -42,7 +42,7 @@ class Tiles:
     def __init__(self, layers: Layers):
         self.layers = layers
         self._lock = threading.Lock()
-        longest = max(layers.scene.grid[:2])
+        longest = max(layers.scene.grid.shape)
         self.levels = max(0, math.ceil(math.log2(longest / SIZE)))
         colours = {i: (*colour, 255)
                    for i, colour in enumerate(layers.classes.colours)}
@@ -62,7 +62,7 @@ class Tiles:
         """
         if layer not in self.layers.names:
             raise LookupError(f'no layer {layer!r}')
-        height, width = self.layers.scene.grid[:2]
+        height, width = self.layers.scene.grid.shape
         if not 0 <= level <= self.levels:
             raise LookupError(f'levels are 0 to {self.levels}')
         factor = 2**(self.levels - level)

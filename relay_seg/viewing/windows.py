@@ -3,11 +3,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay_seg.rasters import open_raster
+from relay_seg.rasters import Grid, open_raster
 from relay_seg.views import Window, surroundings, window_starts
 
 from .classes import read_tag
-from .grids import Grid, map_pixels
+from .grids import map_pixels
 
 ASSUMED_WINDOW = 256, 256
 ASSUMED_FACTORS = (4, )
@@ -53,7 +53,7 @@ def read_windows(path: Path, grid: Grid, size: Sequence[int] | None,
     steps = None
     if stride:
         steps = stride[0], stride[1]
-        for length, side, step in zip(grid[:2], (height, width), steps):
+        for length, side, step in zip(grid.shape, (height, width), steps):
             window_starts(length, side, step)  # says what is wrong
     return WindowsShown((height, width), tuple(context_factors), steps,
                         assumed)
@@ -77,7 +77,7 @@ def window_at(column: float, row: float, grid: Grid,
     """
     starts: list[int] = []
     for place, length, side, step in zip(
-            (row, column), grid[:2], windows.size,
+            (row, column), grid.shape, windows.size,
             windows.stride or (None, None)):
         if step is None:
             starts.append(int(place // 1) - side // 2)

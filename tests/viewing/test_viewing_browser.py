@@ -216,8 +216,8 @@ def test_legend_has_names_colours_and_areas(page):
     rows = page.locator('#legend tbody tr')
     text = [re.sub(r'\s+', ' ', row) for row in rows.all_inner_texts()]
     assert text == [
-        'building 17.5 ha 50.0 % 35 ha 100.0 %',
-        'tree 17.5 ha 50.0 % 0 m² 0.0 %',
+        'building 17.51 ha 50.0 % 35.03 ha 100.0 %',
+        'tree 17.51 ha 50.0 % 0 m² 0.0 %',
         # A name is text, whatever it says.
         '<img src=x onerror=alert(1)> 0 m² 0.0 % 0 m² 0.0 %',
     ]

@@ -53,7 +53,8 @@ def test_page_and_numbers(server, shown):
     assert (scene['width'], scene['height']) == (1500, 1100)
     assert scene['layers'] == ['scene', 'prediction', 'truth', 'error']
     assert scene['names'][:4] == [*NAMES, 'class 3']
-    assert scene['crs'] == 'EPSG:32633' and scene['metres'] == .5
+    assert scene['crs'] == 'EPSG:32633'
+    assert scene['metres'] == pytest.approx(.5, rel=1e-3)
     server.areas.wait()
     areas = fetch_json(server, 'areas.json')
     assert areas['done'] == 1

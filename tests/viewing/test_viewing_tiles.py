@@ -16,6 +16,7 @@ from relay_seg.drawing import as_bytes, as_rgb, read_shown, stretch, thumbnail
 from relay_seg.viewing import areas as areas_module
 from relay_seg.viewing import open_layers
 from relay_seg.viewing.areas import Areas, chunks
+from relay_seg.viewing.grids import square_metres
 from relay_seg.viewing.tiles import ERROR_COLOUR, Tiles
 from relay_seg.viewing.windows import outlines, window_at
 from relay_seg.views import plan_windows
@@ -38,7 +39,7 @@ def mosaic(tiles, layer, level=None):
     level = tiles.levels if level is None else level
     factor = 2**(tiles.levels - level)
     height, width = (math.ceil(side / factor)
-                     for side in tiles.layers.scene.grid[:2])
+                     for side in tiles.layers.scene.grid.shape)
     whole = np.vstack([
         np.hstack([decode(tiles.draw(layer, level, column, row))
                    for column in range(math.ceil(width / 256))])
@@ -255,7 +256,8 @@ def test_coarser_prediction_is_laid_over_by_coordinates(
     found = areas.report()['layers']['prediction']
     np.testing.assert_array_equal(
         found['counts'][:3], np.bincount(ids.ravel()))
-    assert found['square_metres'] == (1 if crs else None)
+    assert found['square_metres'] == (
+        pytest.approx(1, rel=2e-3) if crs else None)
     local, wide = outlines(
         400.5, 300.5, layers.scene.grid, layers.prediction.grid,
         layers.windows)
@@ -359,7 +361,7 @@ def test_windows_are_those_of_inference(shown):
     paths = shown[0]
     layers = open_layers(*paths, window=(128, 96), stride=(64, 48))
     grid, windows = layers.prediction.grid, layers.windows
-    planned = plan_windows(grid[:2], (128, 96), (64, 48))
+    planned = plan_windows(grid.shape, (128, 96), (64, 48))
     for x, y in np.random.default_rng(0).uniform(0, (1500, 1100), (20, 2)):
         distances = [abs(w.left + 48 - x) + abs(w.top + 64 - y)
                      for w in planned]
@@ -381,7 +383,7 @@ def test_areas_are_counted_in_blocks(shown, monkeypatch):
         layer = report['layers'][name]
         assert layer['counts'] == counts[:255].tolist()
         assert layer['no_class'] == counts[255]
-        assert layer['square_metres'] == .25
+        assert layer['square_metres'] == pytest.approx(.25, rel=2e-3)
     both = (ids != 255) & (truth != 255)
     assert report['compared'] == both.sum()
     assert report['equal'] == (both & (ids == truth)).sum()
@@ -391,10 +393,20 @@ def test_feet_are_not_metres(tmp_path):
     ids = np.zeros((4, 4), np.uint8)
     layers = open_layers(*(
         save(tmp_path / name, ids, crs='EPSG:2263',
-             transform=Affine(2, 0, 0, 0, -2, 0))
+             transform=Affine(2, 0, 984_000, 0, -2, 200_000))
         for name in ('s.tif', 'p.tif')))
-    assert layers.prediction.grid.square_metres == pytest.approx(
-        4 * .3048**2, rel=1e-5)
+    assert square_metres(layers.prediction.grid) == pytest.approx(
+        4 * .3048**2, rel=1e-3)
+
+
+def test_pixels_of_web_mercator_are_smaller_on_the_ground(tmp_path):
+    """Four times in area at 60 degrees north."""
+    ids = np.zeros((4, 4), np.uint8)
+    layers = open_layers(*(
+        save(tmp_path / name, ids, crs='EPSG:3857',
+             transform=Affine(2, 0, 1.2e6, 0, -2, 8_399_738))
+        for name in ('s.tif', 'p.tif')))
+    assert square_metres(layers.prediction.grid) == pytest.approx(1, rel=1e-2)
 
 
 @pytest.mark.parametrize('blocks', [dict(blockxsize=64, blockysize=32),
