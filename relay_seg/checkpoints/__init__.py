@@ -1,3 +1,4 @@
+from .content import meta_of, model_weights
 from .downloading import local_file
 from .errors import CheckpointError, UnsafeCheckpointError
 from .hook import ResumedEarlyStoppingHook, WholeCheckpointHook
@@ -13,7 +14,7 @@ register_loaders()
 __all__ = [
     'CheckpointError', 'ResumedEarlyStoppingHook', 'UnsafeCheckpointError',
     'WholeCheckpointHook', 'is_training_state', 'last_loadable',
-    'load_weights', 'local_file', 'place_weights', 'read_checkpoint',
-    'register_loaders', 'sha256', 'with_our_names',
+    'load_weights', 'local_file', 'meta_of', 'model_weights', 'place_weights',
+    'read_checkpoint', 'register_loaders', 'sha256', 'with_our_names',
     'write_checkpoint'
 ]

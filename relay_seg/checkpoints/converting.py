@@ -1,9 +1,9 @@
 """Checkpoints of one naming turned into those of another."""
-from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
 from .authors import our_head
+from .content import meta_of
 from .fitting import TABLES
 from .namings import Naming, Weights, find_naming, mmpretrain, timm
 from .placing import CLASS_TOKENS, RELAY, TOKENS, TWIN
@@ -70,8 +70,8 @@ def convert_checkpoint(source: str, out: str | Path, target: str, *,
 
     meta = dict(converted=dict(file=Path(str(source)).name, to=target,
                                named_as_by=naming.name))
-    before = content.get('meta')
-    if isinstance(before, Mapping) and 'dataset_meta' in before:
+    before = meta_of(content)
+    if 'dataset_meta' in before:
         meta['dataset_meta'] = before['dataset_meta']
     write_checkpoint(dict(meta=meta, state_dict=state), out)
 

@@ -9,6 +9,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, PretrainedInit
 from torch import nn
 
+from .content import check_finite
 from .downloading import URLS, fetch, local_file
 from .fitting import BANDS
 from .namings import Naming, find_naming
@@ -67,6 +68,7 @@ def load_pretrained(model: nn.Module, checkpoint: str,
             f'{", ".join(unknown)}')
 
     placed = place(weights, model, bands, source)
+    check_finite(placed.loaded, source)
     assign(placed, model)
     lines = [
         f'{count(placed.loaded, model)} from {source}, named as by '
