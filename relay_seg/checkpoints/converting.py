@@ -2,9 +2,10 @@
 from itertools import product
 from pathlib import Path
 
+from relay_seg.positions import TABLES
+
 from .authors import our_head
 from .content import meta_of
-from .fitting import TABLES
 from .namings import Naming, Weights, find_naming, mmpretrain, timm
 from .placing import CLASS_TOKENS, RELAY, TOKENS, TWIN
 from .pretrained import share, summary
