@@ -12,6 +12,7 @@ from relay_seg.checkpoints import (
     CheckpointError,
     UnsafeCheckpointError,
     is_training_state,
+    load_pretrained,
     load_weights,
     read_checkpoint,
     register_loaders,
@@ -168,6 +169,19 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, kind, name, value):
                        rf'values of {name} .*earlier checkpoint'):
         load_weights(model, path)
     assert all(v.isfinite().all() for v in model.state_dict().values())
+
+
+def test_no_other_way_leads_past_the_check(tmp_path):
+    path = tmp_path / 'model.pth'
+    weights = dict(weight=torch.full((1, 2), float('nan')), bias=torch.ones(1))
+    torch.save(dict(state_dict=weights, meta=dict(cfg='a')), path)
+    model = nn.Linear(2, 1)
+    with pytest.raises(CheckpointError, match='model.pth .* 2 of 2 .*weight'):
+        load_pretrained(model, path)
+    assert model.weight.isfinite().all()
+    with pytest.raises(CheckpointError, match='model.pth .* 2 of 2 .*weight'):
+        publish_checkpoint(str(path), tmp_path / 'out.pth')
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize('value', [
