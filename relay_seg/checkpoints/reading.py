@@ -15,7 +15,8 @@ from torch import serialization
 from . import lightning
 from .downloading import local_file
 from .errors import CheckpointError, UnsafeCheckpointError
-from .host_types import STAND_INS, plain
+from .host_types import plain
+from .stand_ins import STAND_INS
 
 ZIP, PICKLE = b'PK\x03\x04', b'\x80'
 #: Torch compresses nothing: an archive unpacks to its own size. Other programs
