@@ -12,6 +12,7 @@ from relay_seg.checkpoints import (
     CheckpointError,
     is_training_state,
     last_loadable,
+    model_weights,
     place_weights,
     register_loaders,
     with_our_names,
@@ -69,13 +70,13 @@ class RelayRunner(Runner):
             return super().load_checkpoint(
                 filename, map_location, False, revise_keys)
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
-        if 'state_dict' not in checkpoint:
-            checkpoint = dict(state_dict=checkpoint)
         if self._resume:
             self._check_training_state(checkpoint, filename)
         # Before hooks look at it: one of averaged weights copies them.
-        checkpoint = checkpoint | dict(state_dict=with_our_names(
-            self.model, checkpoint['state_dict'], filename))
+        weights = with_our_names(
+            self.model, model_weights(checkpoint, filename), filename)
+        checkpoint = (checkpoint if 'state_dict' in checkpoint else {}) | dict(
+            state_dict=weights)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         place_weights(self.model, checkpoint, filename)
         self._has_loaded = True

@@ -1,4 +1,5 @@
-"""Files that only other programs read: workflows, hooks, templates."""
+"""Files that only other programs read, and what imports what."""
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -64,3 +65,75 @@ def test_issue_templates_have_what_a_forge_asks_for(path):
     assert {'name', 'description', 'body'} <= set(template)
     for field in template['body']:
         assert field['type'] == 'textarea' and field['attributes']['label']
+
+
+# A module imports from those above its own, and from its own line.
+LAYERS = (
+    '_host views relay precision structures positions processes '
+    'init_cfg class_ids',
+    'backbones heads losses data_preprocessor',
+    'segmentors',
+    'rasters drawing',
+    'datasets transforms converting',
+    'checkpoints',
+    'training hooks optim scalars',
+    'inference config',
+    'evaluation analysis export viewing',
+    'registered',
+    'engine',
+)
+LAYER_OF = {name: i for i, names in enumerate(LAYERS)
+            for name in names.split()}
+MODULES = sorted((ROOT / 'relay_seg').rglob('*.py'))
+
+
+def imports_of(path):
+    """Parts of this package that a module imports from others."""
+    package = path.relative_to(ROOT).with_suffix('').parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [x.name for x in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[:len(package) - node.level + 1]
+            start = '.'.join(above if node.level else ())
+            start = '.'.join(filter(None, (start, node.module)))
+            names = [f'{start}.{x.name}' for x in node.names]
+        else:
+            continue
+        yield from (name.split('.')[1] for name in names
+                    if name.startswith('relay_seg.'))
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: str(
+    p.relative_to(ROOT / 'relay_seg').with_suffix('')))
+def test_imports_point_to_lower_layers(path):
+    own = path.relative_to(ROOT / 'relay_seg').with_suffix('').parts[0]
+    if own == '__init__':
+        return
+    assert own in LAYER_OF, f'give {own} a place in LAYERS'
+    wrong = {name for name in imports_of(path) if name in LAYER_OF
+             and LAYER_OF[name] > LAYER_OF[own]}
+    assert not wrong
+
+
+def test_imports_are_found():
+    """The test above would pass if it saw none."""
+    assert 'backbones' in set(imports_of(
+        ROOT / 'relay_seg/segmentors/slide.py'))
+    assert 'checkpoints' in set(imports_of(ROOT / 'relay_seg/registered.py'))
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: str(
+    p.relative_to(ROOT / 'relay_seg').with_suffix('')))
+def test_an_import_installs_nothing(path):
+    """But what asks for it: classes in registries, and two modules."""
+    if path.name == '__init__.py' and path.parent == ROOT / 'relay_seg' or (
+            path.name == 'registered.py'):
+        return
+    for node in ast.parse(path.read_text()).body:
+        assert not (isinstance(node, ast.Expr)
+                    and isinstance(node.value, ast.Call)), node.lineno
+        for decorator in getattr(node, 'decorator_list', ()):
+            if isinstance(decorator, ast.Call):
+                assert not ast.unparse(decorator.func).startswith(
+                    'register_'), node.lineno

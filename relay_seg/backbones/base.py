@@ -9,10 +9,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
-from relay_seg.checkpoints.pretrained import (
-    load_pretrained,
-    without_pretrained,
-)
+from relay_seg.init_cfg import load_files, without_pretrained
 from relay_seg.relay import FUSIONS
 from relay_seg.views import Views
 
@@ -100,8 +97,7 @@ class RelayBackbone(BaseModule):
         for local, twins in self.stem.items():
             for twin in getattr(self, twins):
                 _copy(attrgetter(local)(self), twin)
-        for file in files:
-            load_pretrained(self, **file)
+        load_files(self, files)
 
     def _init_tokens(self) -> None:
         """Initialise parameters that no module of the host initialises."""

@@ -9,7 +9,7 @@ from mmengine.model.weight_init import trunc_normal_
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from relay_seg.checkpoints.fitting import fit_position
+from relay_seg.positions import fit_position
 from relay_seg.relay import relay_step
 from relay_seg.views import Pyramid, Views
 

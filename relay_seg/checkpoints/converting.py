@@ -1,10 +1,11 @@
 """Checkpoints of one naming turned into those of another."""
-from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
+from relay_seg.positions import TABLES
+
 from .authors import our_head
-from .fitting import TABLES
+from .content import meta_of
 from .namings import Naming, Weights, find_naming, mmpretrain, timm
 from .placing import CLASS_TOKENS, RELAY, TOKENS, TWIN
 from .pretrained import share, summary
@@ -70,8 +71,8 @@ def convert_checkpoint(source: str, out: str | Path, target: str, *,
 
     meta = dict(converted=dict(file=Path(str(source)).name, to=target,
                                named_as_by=naming.name))
-    before = content.get('meta')
-    if isinstance(before, Mapping) and 'dataset_meta' in before:
+    before = meta_of(content)
+    if 'dataset_meta' in before:
         meta['dataset_meta'] = before['dataset_meta']
     write_checkpoint(dict(meta=meta, state_dict=state), out)
 

@@ -1,12 +1,15 @@
 """Files behind URLs: where they lie, and how they come there."""
+import hashlib
 import os
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
+from urllib.request import Request, url2pathname, urlopen
 
 import torch
 from mmengine.dist import barrier, is_main_process
+from mmengine.logging import print_log
 from torch.hub import tqdm
 
 from relay_seg.rasters.files import replacing
@@ -23,8 +26,8 @@ def local_file(source: str | Path, otherwise: str = '') -> Path:
     """Path of a file; one behind a URL is downloaded, once.
 
     A file of the URL's name is taken from the folder that the environment
-    variable ``RELAY_SEG_WEIGHTS`` names, if it is there; else from torch's
-    hub folder, where a download goes.
+    variable ``RELAY_SEG_WEIGHTS`` names, if it is there. Downloads are kept
+    by their whole URL: files of one name may be of different models.
 
     Args:
         source: Local path or URL.
@@ -38,26 +41,34 @@ def local_file(source: str | Path, otherwise: str = '') -> Path:
         return Path(source).expanduser()
     url = urlparse(text)
     if url.scheme == 'file':
-        return Path(url.path)
+        return Path(url2pathname(url.path))
     name, given = Path(url.path).name, os.environ.get(VARIABLE)
-    hub = Path(torch.hub.get_dir(), 'checkpoints')
+    kept = Path(hashlib.sha256(text.encode()).hexdigest()[:16], name)
+    download = Path(torch.hub.get_dir(), 'relay_seg') / kept
     if given and not Path(given).expanduser().is_dir():
         raise CheckpointError(f'{VARIABLE}={given} is no folder; set it to '
                               'one that holds weight files, or to nothing.')
-    for folder in ([Path(given).expanduser()] if given else []) + [hub]:
-        if (folder / name).exists():
-            return folder / name
+    if given and (Path(given).expanduser() / name).exists():
+        _say(text, Path(given).expanduser() / name)
+        return Path(given).expanduser() / name
+    if download.exists():
+        return download
     try:
-        _download(text, hub / name)
+        _download(text, download)
     except (OSError, HTTPException) as error:
-        place = (f'into {given} ({VARIABLE}) or into {hub}' if given else
-                 f'into {hub}, or into a folder that the environment '
-                 f'variable {VARIABLE} names')
+        place = (f'into {given} ({VARIABLE})' if given else
+                 'into a folder that the environment variable '
+                 f'{VARIABLE} names')
         raise CheckpointError(
             f'{name} is not on this machine, and {text} was not downloaded '
             f'({error}). Check the address, or put {name} {place}'
             f'{otherwise}.') from None
-    return hub / name
+    return download
+
+
+@cache
+def _say(url: str, path: Path) -> None:
+    print_log(f'{path} is taken for {url}, by its name.', logger='current')
 
 
 def fetch(source: str | Path, otherwise: str = '') -> Path:

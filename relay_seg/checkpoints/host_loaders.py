@@ -17,6 +17,7 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
+from .content import meta_of
 from .downloading import URLS, fetch
 from .errors import CheckpointError
 from .host_types import revive
@@ -89,8 +90,8 @@ def _for_host(checkpoint: dict, trust: bool) -> dict:
     GPUs. It never writes that key itself (its config is under ``cfg``), so
     only a stranger's file has it.
     """
-    meta = checkpoint.get('meta')
-    if not trust and isinstance(meta, dict) and 'config' in meta:
+    meta = meta_of(checkpoint)
+    if not trust and 'config' in meta:
         print_log("Left out meta['config'] of the checkpoint: the host "
                   'would run it as Python.', logger='current')
         meta = {k: v for k, v in meta.items() if k != 'config'}

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from mmengine.logging import print_log
 from torch import Tensor
 
-from .host_types import named
+from .stand_ins import named
 
 #: In every such file, and in no other.
 MARK = 'pytorch-lightning_version'

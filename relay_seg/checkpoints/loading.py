@@ -7,6 +7,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from . import authors
+from .content import check_finite, meta_of, model_weights
 from .errors import CheckpointError
 from .placing import remedies
 from .reading import read_checkpoint
@@ -32,7 +33,8 @@ def load_weights(model: nn.Module, source: str | Path, *,
         The checkpoint, with its ``meta``.
 
     Raises:
-        CheckpointError: The file does not fit; the message says in what.
+        CheckpointError: The file does not fit, or has weights that are NaN
+            or infinite; the message says in what.
     """
     checkpoint = read_checkpoint(source, trust=trust)
     place_weights(model, checkpoint, source)
@@ -49,15 +51,8 @@ def place_weights(model: nn.Module, checkpoint: dict,
         source: Where it comes from, for messages.
     """
     model = _inner(model)
-    weights = checkpoint.get('state_dict', checkpoint)
-    if not weights or not all(
-            isinstance(x, Tensor) for x in weights.values()):
-        raise CheckpointError(
-            f'{source} holds no weights of a model, only '
-            f'{", ".join(map(str, list(checkpoint)[:10])) or "an empty dict"}.'
-            ' Give a checkpoint that tools/train.py wrote.')
-    weights = {k.removeprefix('module.'): v for k, v in weights.items()}
-    weights = with_our_names(model, weights, source)
+    weights = with_our_names(
+        model, model_weights(checkpoint, source), source)
     places = model.state_dict()
     missing = _but_derived(places.keys() - weights.keys())
     unexpected = _but_derived(weights.keys() - places.keys())
@@ -65,6 +60,7 @@ def place_weights(model: nn.Module, checkpoint: dict,
         raise CheckpointError(_misfit(
             source, checkpoint, weights, places, missing, unexpected))
     weights = {k: v for k, v in weights.items() if k in places}
+    check_finite(weights, source)
     try:
         # What is derived may be missing: nothing else is, see above.
         model.load_state_dict(weights, strict=False)
@@ -107,8 +103,8 @@ def _misfit(source: str | Path, checkpoint: dict,
     shapes = sorted(k for k, v in places.items() if k in weights
                     and v.shape != weights[k].shape)
     lines = [f'{source} does not fit the model of this config.']
-    meta = checkpoint.get('meta')
-    if isinstance(meta, dict) and 'experiment_name' in meta:
+    meta = meta_of(checkpoint)
+    if 'experiment_name' in meta:
         lines.append(f'It was written by {meta["experiment_name"]}.')
     lines += (_kind(weights, places) or _backbone(weights, places)
               or [*_bands(weights, places), *_classes(weights, places),

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from .fitting import TABLES, compare_windows, fit_bands, fit_position
+from relay_seg.positions import TABLES, fit_position
+
+from .fitting import compare_windows, fit_bands
 from .namings import Weights
 
 #: What relay adds; no other model has it.

@@ -1,14 +1,16 @@
 """``init_cfg=dict(type='Pretrained')`` that tells what it did."""
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModule, PretrainedInit
+from mmseg.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
+from relay_seg.init_cfg import PRETRAINED
+
+from .content import check_finite
 from .downloading import URLS, fetch, local_file
 from .fitting import BANDS
 from .namings import Naming, find_naming
@@ -16,12 +18,12 @@ from .placing import assign, place
 from .reading import read_checkpoint
 from .unwrapping import split, unwrap
 
-PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
 #: What to do without the file of a config.
 OTHERWISE = (', or train from random weights (tools/train.py --pretrained '
              'none)')
 
 
+@WEIGHT_INITIALIZERS.register_module()
 def load_pretrained(model: nn.Module, checkpoint: str,
                     prefix: str | None = None, bands: str = 'error',
                     trust: bool = False) -> str:
@@ -67,6 +69,7 @@ def load_pretrained(model: nn.Module, checkpoint: str,
             f'{", ".join(unknown)}')
 
     placed = place(weights, model, bands, source)
+    check_finite(placed.loaded, source)
     assign(placed, model)
     lines = [
         f'{count(placed.loaded, model)} from {source}, named as by '
@@ -151,31 +154,3 @@ def set_pretrained(cfg: Config, source: str) -> None:
                 if files and key in files[0]}
         rest.append(dict(type='Pretrained', checkpoint=source, **kept))
     backbone.init_cfg = rest if len(rest) > 1 else rest[0] if rest else None
-
-
-@contextmanager
-def without_pretrained(module: BaseModule) -> Iterator[list[dict]]:
-    """Hide the files of ``init_cfg`` from the host, which loads in silence.
-
-    Yields:
-        Arguments of :func:`load_pretrained` for each file.
-    """
-    init_cfg = module.init_cfg
-    cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
-    files = [dict(c) for c in cfgs if c.get('type') in PRETRAINED]
-    known = {'type', 'checkpoint', 'prefix', 'bands', 'trust', 'map_location'}
-    for file in files:
-        unknown = set(file) - known
-        if unknown or 'checkpoint' not in file:
-            raise ValueError(
-                f'init_cfg={file} needs checkpoint=... and may have prefix, '
-                f'bands and trust, but not {sorted(unknown)}.')
-        file.pop('type')
-        file.pop('map_location', None)  # of the host; weights are copied
-    if files:
-        rest = [c for c in cfgs if c.get('type') not in PRETRAINED]
-        module.init_cfg = rest or None
-    try:
-        yield files
-    finally:
-        module.init_cfg = init_cfg

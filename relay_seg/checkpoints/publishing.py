@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .content import check_finite, meta_of
 from .converting import check_out
 from .reading import read_checkpoint, sha256
 from .writing import write_checkpoint
@@ -37,7 +38,7 @@ def publish_checkpoint(source: str, out: str | Path, *,
             f"{source} has no 'state_dict' but {list(content)[:8]}; give a "
             'checkpoint of training, or run tools/convert_checkpoint.py '
             'first.')
-    meta = content.get('meta') or {}
+    meta = meta_of(content)
     meta = {key: _plain(meta[key]) for key in META if key in meta}
     if config is not None:
         from mmengine.config import Config
@@ -48,6 +49,7 @@ def publish_checkpoint(source: str, out: str | Path, *,
     meta['torch_version'] = str(torch.__version__)
     weights = {key: value.detach().cpu().clone()
                for key, value in state.items() if isinstance(value, Tensor)}
+    check_finite(weights, source)
 
     out = Path(out)
     unnamed = out.with_name(f'.{out.stem}.unnamed.pth')

@@ -15,9 +15,13 @@ from torch import serialization
 from . import lightning
 from .downloading import local_file
 from .errors import CheckpointError, UnsafeCheckpointError
-from .host_types import STAND_INS, plain
+from .host_types import plain
+from .stand_ins import STAND_INS
 
 ZIP, PICKLE = b'PK\x03\x04', b'\x80'
+#: Torch compresses nothing: an archive unpacks to its own size. Other programs
+#: pack weights to a tenth at best.
+MOST_UNPACKED, SMALL = 10, 2**24  # times its size; bytes that do no harm
 
 
 def read_checkpoint(source: str | Path, *, trust: bool = False) -> dict:
@@ -76,10 +80,13 @@ def read_file(file: BinaryIO, source: str, *, trust: bool = False) -> dict:
         source: Its name, for messages.
         trust: As there.
     """
+    kind = _check_format(file, source, trust)
+    if kind and not trust:
+        raise UnsafeCheckpointError(
+            f'{source} is {kind}, which may run code. {_remedy()}')
     if trust:
         content = _load(file, source, weights_only=False)
     else:
-        _check_format(file, source)
         content = _read_strictly(file, source)
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -151,37 +158,55 @@ def only_stand_ins(stand_ins: Sequence = STAND_INS) -> Iterator[None]:
         serialization.add_safe_globals(others)
 
 
-def _check_format(file: BinaryIO, source: str) -> None:
-    """Refuse what torch would hand to another reader than the strict one."""
+def _check_format(file: BinaryIO, source: str, trust: bool) -> str | None:
+    """Refuse what is no checkpoint, or not whole.
+
+    Returns:
+        What the file is, if torch would hand it to another reader than the
+        strict one; None otherwise.
+    """
     head = file.read(64)
     file.seek(0)
+    if head.startswith(ZIP):
+        return _check_archive(file, source)
     try:
         tarfile.open(fileobj=file, mode='r:').close()
-        kind = 'a tar archive, as torch wrote them before 2017'
+        return 'a tar archive, as torch wrote them before 2017'
     except tarfile.TarError:
-        kind = None
-    file.seek(0)
-    if head.startswith(ZIP):
-        if _is_torchscript(file):
-            kind = 'a TorchScript program'
+        pass
+    finally:
         file.seek(0)
-    elif kind is None and not head.startswith(PICKLE):
+    if not trust and not head.startswith(PICKLE):
         raise CheckpointError(
             f'{source} is no checkpoint: it starts with {head[:24]!r}. If '
             'it is a page or a pointer that was downloaded in place of the '
             'file (git lfs, a login page), download the file itself.')
-    if kind:
-        raise UnsafeCheckpointError(
-            f'{source} is {kind}, which may run code. {_remedy()}')
+    return None
 
 
-def _is_torchscript(file: BinaryIO) -> bool:
+def _check_archive(file: BinaryIO, source: str) -> str | None:
+    """Compare sizes and checksums of a zip archive, as torch does not."""
+    size = file.seek(0, 2)
     try:
         with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
-        return False  # damaged; torch's reader says so
-    return any(name.endswith('constants.pkl') for name in names)
+            entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            most = max(MOST_UNPACKED * size, SMALL)
+            if unpacked <= most and (wrong := archive.testzip()):
+                raise zipfile.BadZipFile(f'the checksum of {wrong} is wrong')
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged archive fails in any way
+        raise _damaged(file, source, error) from error
+    if unpacked > most:
+        raise CheckpointError(
+            f'{source} is refused: its {size:,} bytes unpack to {unpacked:,}, '
+            'and weights do not. If you know who made it, unzip it and zip '
+            'it again without compression (zip -0).')
+    file.seek(0)
+    if any(entry.filename.endswith('constants.pkl') for entry in entries):
+        return 'a TorchScript program'
+    return None
 
 
 def _load(file: BinaryIO, source: str, weights_only: bool) -> dict:
@@ -196,13 +221,16 @@ def _load(file: BinaryIO, source: str, weights_only: bool) -> dict:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file fails in any way
-        file.seek(0, 2)
-        detail = str(error).split('\n')[0]
-        raise CheckpointError(
-            f'{source} is damaged: reading its {file.tell():,} bytes failed '
-            f'({type(error).__name__}: {detail}). It was cut short or not '
-            'copied whole; get it again, or take an earlier checkpoint.'
-        ) from error
+        raise _damaged(file, source, error) from error
+
+
+def _damaged(file: BinaryIO, source: str,
+             error: Exception) -> CheckpointError:
+    detail = str(error).split('\n')[0]
+    return CheckpointError(
+        f'{source} is damaged: reading its {file.seek(0, 2):,} bytes failed '
+        f'({type(error).__name__}: {detail}). It was cut short or not copied '
+        'whole; get it again, or take an earlier checkpoint.')
 
 
 def _wanted(file: BinaryIO, error: UnpicklingError) -> str:
@@ -238,7 +266,7 @@ def _read_safetensors(path: Path) -> dict:
     from safetensors.torch import load_file
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # damaged; unknown type
         raise CheckpointError(
             f'{path} is damaged or no safetensors file ({error}); get it '
             'again.') from error

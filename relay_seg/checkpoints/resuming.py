@@ -1,9 +1,11 @@
 """The checkpoint to go on from."""
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
 
+from .content import check_finite, meta_of, model_weights
 from .errors import CheckpointError, UnsafeCheckpointError
 
 #: What a run needs to go on as if it had never stopped.
@@ -11,7 +13,7 @@ TRAINING = 'state_dict', 'optimizer', 'message_hub', 'meta'
 
 
 def last_loadable(work_dir: str | Path) -> str | None:
-    """Newest checkpoint of a run that can be read to its end.
+    """Newest checkpoint of a run that is whole, with weights that are numbers.
 
     The one that ``last_checkpoint`` names comes first, then all others in
     its folder and in the work dir, newest first. Files of weights alone,
@@ -24,7 +26,7 @@ def last_loadable(work_dir: str | Path) -> str | None:
         Its path, or None if the run has not written any.
 
     Raises:
-        CheckpointError: There are some, but none can be read.
+        CheckpointError: There are some, but none is whole.
         UnsafeCheckpointError: The one to go on from asks for more than
             weights.
     """
@@ -36,23 +38,24 @@ def last_loadable(work_dir: str | Path) -> str | None:
         try:
             checkpoint = CheckpointLoader.load_checkpoint(
                 str(path), map_location='cpu')
+            if not is_training_state(checkpoint):
+                continue
+            check_finite(model_weights(checkpoint, path), path)
         except UnsafeCheckpointError:
             raise
         except (CheckpointError, OSError) as error:
             logger.warning(f'{error}')
             failed.append(path)
             continue
-        if not is_training_state(checkpoint):
-            continue
         if path != named:
-            why = f'{named} is missing or damaged' if named else (
+            why = f'{named} is missing or of no use' if named else (
                 'there is no last_checkpoint')
             logger.warning(f'Going on from {path}: {why}, and this is the '
                            'newest checkpoint that loads.')
         return str(path)
     if failed:
         raise CheckpointError(
-            f'no checkpoint in {work_dir} can be read to its end: tried '
+            f'no checkpoint in {work_dir} can be gone on from: tried '
             f'{", ".join(p.name for p in failed)}. Copy one from a backup, '
             'or start anew without --resume in another --work-dir.')
     return None
@@ -60,8 +63,9 @@ def last_loadable(work_dir: str | Path) -> str | None:
 
 def is_training_state(checkpoint: dict) -> bool:
     """Does it hold all that resuming needs, not only weights?"""
-    return all(key in checkpoint for key in TRAINING) and (
-        isinstance(checkpoint['meta'], dict) and 'iter' in checkpoint['meta'])
+    return all(isinstance(checkpoint.get(k), Mapping) for k in TRAINING) and (
+        all(isinstance(meta_of(checkpoint).get(k), int)
+            for k in ('epoch', 'iter')))
 
 
 def _candidates(work_dir: Path) -> tuple[Path | None, list[Path]]:

@@ -41,8 +41,8 @@ def unwrap(content: Mapping, source: str) -> Weights:
         if isinstance(content.get(key), Mapping):
             return unwrap(content[key], source)
     # Masks of shifted windows follow from the size of the image.
-    weights = {k: v for k, v in content.items() if isinstance(v, Tensor)
-               and k.split('.')[-1] != 'attn_mask'}
+    weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)
+               and str(k).split('.')[-1] != 'attn_mask'}
     if not weights:
         raise ValueError(
             f'{source} holds no weights but {list(content)[:8]}; give a file '

@@ -28,7 +28,6 @@ def write_checkpoint(content: dict, path: str | Path) -> None:
         torch.save(content, unfinished)
 
 
-@register_backend('local', force=True, prefixes='')
 class WholeFileBackend(LocalBackend):
     """The host's local files, with :func:`replacing` around each write.
 
@@ -44,3 +43,8 @@ class WholeFileBackend(LocalBackend):
                  encoding: str = 'utf-8') -> None:
         with replacing(filepath) as unfinished:
             super().put_text(obj, unfinished, encoding)
+
+
+def register_writer() -> None:
+    """Let the host write local files as a whole."""
+    register_backend('local', WholeFileBackend, force=True, prefixes='')

@@ -1,13 +1,16 @@
 """What an ONNX file says about its model."""
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import MISSING, asdict, dataclass
+from dataclasses import fields as dataclass_fields
+from math import inf
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import relay_seg
 from relay_seg.inference.model import bands_of, classes_of
 from relay_seg.segmentors.slide import SlideEncoderDecoder
-from relay_seg.views import in_proportion
+from relay_seg.views import BLENDS, in_proportion
 
 if TYPE_CHECKING:
     import onnx
@@ -75,14 +78,70 @@ class Facts:
 
     @classmethod
     def from_json(cls, text: str) -> 'Facts':
-        found = json.loads(text)
-        version = found.pop('version', None)
+        """Facts of a file that anybody may have written.
+
+        Raises:
+            ValueError: They are not what :meth:`to_json` writes.
+        """
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'its metadata are no JSON ({error}); export it '
+                             'again.') from error
+        version = found.pop('version', None) if isinstance(
+            found, dict) else None
         if version != VERSION:
             raise ValueError(f'its metadata are of version {version}, this '
                              f'relay_seg reads {VERSION}; export it again.')
         fields = {name: _frozen(value) if name != 'config' else value
                   for name, value in found.items()}
-        return cls(**fields)
+        kinds = get_type_hints(cls)
+        wrong = sorted(
+            {f.name for f in dataclass_fields(cls) if f.default is MISSING}
+            - fields.keys() | {name for name, value in fields.items()
+                               if not _is(value, kinds.get(name))})
+        facts = None if wrong else cls(**fields)
+        wrong = wrong or facts._out_of_range()
+        if wrong:
+            raise ValueError(f'its metadata are wrong in {", ".join(wrong)}; '
+                             'export it again.')
+        return facts
+
+    def _out_of_range(self) -> list[str]:
+        bands = len(self.mean)
+        fine = dict(
+            window=min(self.window) > 0,
+            stride=all(0 < step <= size for step, size in zip(
+                self.stride, self.window)),
+            input_size=min(self.input_size) > 0,
+            blend=self.blend in BLENDS,
+            batch_size=self.batch_size > 0,
+            context_factors=min(self.context_factors, default=1) > 0,
+            relative_bands=all(0 <= i < bands for i in self.relative_bands),
+            mean=bands > 0,
+            std=len(self.std) == bands and min(self.std, default=0) > 0,
+            bands=self.bands is None or (
+                len(self.bands) == bands and min(self.bands) > 0),
+            out_channels=self.out_channels in (1, self.num_classes),
+            palette=all(0 <= value < 256
+                        for color in self.palette for value in color))
+        return [name for name, right in fine.items() if not right]
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, as the fields of facts have them."""
+    args = get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(_is(value, each) for each in args)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if args[-1] is ...:
+            args = args[:1] * len(value)
+        return len(args) == len(value) and all(map(_is, value, args))
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < inf
+    return isinstance(value, kind or ()) and type(value) is not bool
 
 
 def _frozen(value):

@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from relay_seg.data_preprocessor import ViewsDataPreprocessor
+from relay_seg.inference.model import bands_of, classes_of
 from relay_seg.views import Views
 
 from .metadata import KEY, Facts
@@ -50,14 +51,19 @@ class OnnxModel(nn.Module):
             mode='slide', crop_size=facts.window,
             input_size=facts.input_size, stride=facts.stride,
             blend=facts.blend, batch_size=facts.batch_size)
-        self.cfg = facts.config and Config(
-            facts.config, cfg_text=json.dumps(facts.config),
-            filename=facts.config_file)
         self.dataset_meta = dict(
             classes=facts.classes, palette=facts.palette,
             pixel_size=facts.pixel_size)
         self.checkpoint_sha256 = facts.checkpoint_sha256
         self.data_preprocessor = ViewsDataPreprocessor(facts.mean, facts.std)
+        try:
+            self.cfg = facts.config and Config(
+                facts.config, cfg_text=json.dumps(facts.config),
+                filename=facts.config_file)
+            bands_of(self), classes_of(self)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{path}: its metadata are wrong in config or '
+                             f'classes ({error}); export it again.') from error
         # The state of this model: a prediction knows by it what it is from.
         digest = hashlib.sha256(content).digest()
         self.register_buffer(
@@ -124,7 +130,7 @@ def _facts(session, path: Path) -> Facts:
             'that tools/export.py wrote (without --deepness).')
     try:
         facts = Facts.from_json(text)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     views = 1 + len(facts.context_factors)
     if len(session.get_inputs()) != views:

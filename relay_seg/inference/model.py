@@ -11,7 +11,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
-from relay_seg.checkpoints import load_weights, local_file, sha256
+from relay_seg.checkpoints import (
+    load_weights,
+    local_file,
+    meta_of,
+    sha256,
+)
 from relay_seg.class_ids import spread_colours
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
@@ -44,9 +49,10 @@ def load_model(config: str | Path | Config, checkpoint: str | Path, *,
             f'{type(model).__name__} cannot predict scenes of any size; use '
             'a config with PlainEncoderDecoder or RelayEncoderDecoder.')
     loaded = load_weights(model, checkpoint, trust=trust)
-    meta = loaded.get('meta', {}).get('dataset_meta') or {}
+    meta = meta_of(loaded).get('dataset_meta')
     model.cfg = cfg
-    model.dataset_meta = dict(meta) | dataset_meta(cfg)
+    model.dataset_meta = (
+        meta if isinstance(meta, dict) else {}) | dataset_meta(cfg)
     model.checkpoint_sha256 = sha256(local_file(checkpoint))
     if device is None:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'

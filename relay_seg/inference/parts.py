@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from mmengine.logging import MMLogger
 
 from relay_seg.rasters.files import write_text
 from relay_seg.views import Window
@@ -83,9 +84,16 @@ class Parts:
         return stale
 
     def _state(self) -> dict | None:
+        """The signature of what is there; None if nothing says it."""
+        state = self.folder / STATE
+        if not state.exists():
+            return None
         try:
-            return json.loads((self.folder / STATE).read_text())
-        except (FileNotFoundError, ValueError):  # none, or a damaged one
+            return json.loads(state.read_text())
+        except (ValueError, RecursionError, IsADirectoryError) as error:
+            MMLogger.get_current_instance().warning(
+                f'{state} is damaged ({error}): nobody knows what the bands '
+                'beside it are of, and the prediction starts anew.')
             return None
 
     def finished(self) -> set[int]:

@@ -12,12 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from relay_seg.backbones.layers import PLAIN_BACKBONES
-from relay_seg.checkpoints.fitting import TABLES
-from relay_seg.checkpoints.pretrained import (
-    load_pretrained,
-    without_pretrained,
-)
+from relay_seg.init_cfg import load_files, without_pretrained
 from relay_seg.losses import check_class_weights
+from relay_seg.positions import TABLES
 from relay_seg.views import (
     Views,
     Window,
@@ -132,8 +129,7 @@ class SlideEncoderDecoder(EncoderDecoder):
             return
         with without_pretrained(self.backbone) as files:
             super().init_weights()
-        for file in files:
-            load_pretrained(self.backbone, **file)
+        load_files(self.backbone, files)
 
     def slide_inference(self, inputs: Tensor,
                         batch_img_metas: list[dict]) -> Tensor:

@@ -25,12 +25,19 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
     monkeypatch.delenv('RELAY_SEG_WEIGHTS', raising=False)
-    return tmp_path / 'torch/hub/checkpoints'
+    return tmp_path / 'torch/hub'
+
+
+def downloads(hub):
+    return [p for p in hub.rglob('*') if p.is_file()]
 
 
 @pytest.fixture
 def server():
-    """Gives /whole.pth, and half of /cut.pth. Its ``asked`` are paths."""
+    """Gives whole.pth, and half of /cut.pth; of /b/ the other way round.
+
+    Its ``asked`` are paths.
+    """
 
     class Server(http.server.BaseHTTPRequestHandler):
 
@@ -40,7 +47,8 @@ def server():
             self.send_header('Content-Length', str(len(CONTENT)))
             self.end_headers()
             end = len(CONTENT) // (2 if 'cut' in self.path else 1)
-            self.wfile.write(CONTENT[:end])
+            self.wfile.write(
+                CONTENT[::-1] if '/b/' in self.path else CONTENT[:end])
 
         def log_message(self, *args):
             pass
@@ -56,30 +64,53 @@ def server():
 def test_one_download(hub, server):
     for _ in range(2):
         path = local_file(f'{server.url}/some/whole.pth')
-        assert path == hub / 'whole.pth' and path.read_bytes() == CONTENT
+        assert path.name == 'whole.pth' and path.read_bytes() == CONTENT
     assert server.asked == ['/some/whole.pth']
-    assert [p.name for p in hub.iterdir()] == ['whole.pth']
+    assert downloads(hub) == [path]
+
+
+def test_urls_of_one_name_are_two_files(hub, server):
+    one, two, three = f'{server.url}/a/whole.pth', (
+        f'{server.url}/b/whole.pth'), f'{server.url}/a/whole.pth?version=2'
+    for _ in range(2):
+        assert fetch(one).read_bytes() == CONTENT
+        assert fetch(two).read_bytes() == CONTENT[::-1]
+        fetch(three)
+    assert server.asked == [
+        '/a/whole.pth', '/b/whole.pth', '/a/whole.pth?version=2']
+
+
+def test_file_url_of_a_path_with_spaces(tmp_path):
+    path = tmp_path / 'my weights.pth'
+    torch.save(dict(a=torch.ones(2)), path)
+    assert read_checkpoint(path.as_uri())['a'].tolist() == [1, 1]
+
+
+def test_file_of_unknown_origin_is_not_taken(hub, server):
+    """torch keeps downloads by name, whatever their address."""
+    (hub / 'checkpoints').mkdir(parents=True)
+    (hub / 'checkpoints/whole.pth').write_bytes(b'of another address')
+    assert local_file(f'{server.url}/whole.pth').read_bytes() == CONTENT
 
 
 def test_cut_download_leaves_nothing(hub, server):
     with pytest.raises(CheckpointError, match='only 5,120 of its 10,240'):
         local_file(f'{server.url}/cut.pth')
-    assert list(hub.iterdir()) == []
+    assert downloads(hub) == []
 
 
-def test_own_folder_comes_first(hub, server, tmp_path, monkeypatch):
+def test_own_folder_comes_first(hub, server, tmp_path, monkeypatch, log):
     own = tmp_path / 'own'
     own.mkdir()
     monkeypatch.setenv('RELAY_SEG_WEIGHTS', str(own))
-    for folder in (own, hub):
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(a=torch.ones(2)), folder / 'a.pth')
+    torch.save(dict(a=torch.ones(2)), own / 'a.pth')
     assert local_file(f'{server.url}/a.pth') == own / 'a.pth'
     assert read_checkpoint(f'{server.url}/a.pth')['a'].tolist() == [1, 1]
+    assert log == [f'{own}/a.pth is taken for {server.url}/a.pth, by its '
+                   'name.']
     (own / 'a.pth').unlink()
-    assert local_file(f'{server.url}/a.pth') == hub / 'a.pth'
-    assert not server.asked
-    assert local_file(f'{server.url}/whole.pth') == hub / 'whole.pth'
+    path = local_file(f'{server.url}/a.pth')
+    assert path in downloads(hub) and path.read_bytes() == CONTENT
     monkeypatch.setenv('RELAY_SEG_WEIGHTS', str(own / 'none'))
     with pytest.raises(CheckpointError, match='own/none is no folder'):
         local_file(f'{server.url}/a.pth')
@@ -95,7 +126,7 @@ def test_without_network_the_places_are_named(own, hub, tmp_path,
         local_file(url)
     message = str(error.value)
     assert message.startswith(f'a.pth is not on this machine, and {url} was')
-    assert str(hub) in message and 'RELAY_SEG_WEIGHTS' in message
+    assert 'RELAY_SEG_WEIGHTS' in message
     assert not own or f'{tmp_path} (RELAY_SEG_WEIGHTS)' in message
     assert '--pretrained' not in message
     assert error.value.__suppress_context__ and not error.value.__cause__
@@ -125,13 +156,12 @@ def test_other_processes_wait_for_the_first(hub, server, monkeypatch):
 
     def barrier():
         assert not server.asked
-        hub.mkdir(parents=True)
-        (hub / 'whole.pth').write_bytes(b'by the first')
+        local_file(url)  # by the first
 
     monkeypatch.setattr(downloading, 'is_main_process', lambda: False)
     monkeypatch.setattr(downloading, 'barrier', barrier)
-    assert fetch(url).read_bytes() == b'by the first'
-    assert not server.asked
+    assert fetch(url).read_bytes() == CONTENT
+    assert server.asked == ['/whole.pth']
 
 
 def test_others_are_let_go_if_the_first_fails(hub, monkeypatch):

@@ -4,10 +4,12 @@ import pytest
 import timm
 import torch
 from mmpretrain.models import SwinTransformerV2, VisionTransformer
+from mmseg.registry import WEIGHT_INITIALIZERS
 from safetensors.torch import save_file
 
 from relay_seg.backbones import RelaySwinV2, RelayViT
 from relay_seg.checkpoints.namings import find_naming
+from relay_seg.init_cfg import load_files
 
 ALONE = dict(num_views=1, num_relay_tokens=0)
 VITS = {
@@ -221,3 +223,9 @@ def test_relay_models_of_the_authors(file, prefix, tmp_path, log):
     total = sum(p.numel() for p in ours.parameters())
     assert f'{total:,} of {total:,} parameters (100.0 %)' in log[-1]
     assert 'seg_head.layers.*.weight' in log[-1]
+
+
+def test_files_without_anybody_who_loads_them_are_an_error(monkeypatch):
+    monkeypatch.delitem(WEIGHT_INITIALIZERS.module_dict, 'load_pretrained')
+    with pytest.raises(ValueError, match='a.pth .* relay_seg.registered'):
+        load_files(torch.nn.Linear(1, 1), [dict(checkpoint='a.pth')])

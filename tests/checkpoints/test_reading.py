@@ -15,6 +15,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_checkpoint
+from mmseg.apis import MMSegInferencer
 from safetensors.torch import save_file
 from test_tools import PLAIN, RELAY, call, options
 from torch import nn
@@ -346,6 +347,21 @@ def test_config_of_a_checkpoint_is_not_run(tmp_path, marker):
     torch.save(checkpoint_with('meta.config', code), path)
     loaded = CheckpointLoader.load_checkpoint(str(path))
     assert 'config' not in loaded['meta'] and loaded['meta']['iter'] == 4
+
+
+@pytest.mark.parametrize('place', [
+    'meta.cfg', 'message_hub.runtime_info.cfg'])
+def test_the_host_runs_the_config_of_weights_it_is_given_alone(
+        tmp_path, marker, place):
+    """So docs/security.md says: give it the config too."""
+    path = tmp_path / 'alone.pth'
+    code = f'import os\nos.mkdir({str(marker)!r})\nmodel = dict(type="No")\n'
+    torch.save(checkpoint_with(place, code), path)
+    read_checkpoint(path)
+    assert not marker.exists()
+    with pytest.raises(KeyError, match='No'):
+        MMSegInferencer(None, weights=str(path), device='cpu')
+    assert marker.is_dir()
 
 
 # What is wrong with a file, said so that it can be put right.

@@ -154,6 +154,35 @@ def test_newest_whole_file_is_taken(stopped, warnings_of):
     assert resumed_iter(stopped) == 4
 
 
+def test_flipped_bit_is_damage_and_not_code(stopped, warnings_of):
+    """Torch takes it for a name, and asks to trust the file."""
+    path = stopped / 'epoch_3.pth'
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'_rebuild_tensor', b'_rebuild_temsor'))
+    assert resumed_iter(stopped) == 8
+    assert 'epoch_3.pth is damaged' in warnings_of[0]
+    assert 'Going on from' in warnings_of[1] and 'epoch_2' in warnings_of[1]
+
+
+def test_weights_of_a_diverged_run_are_passed_over(stopped, warnings_of):
+    content = read_checkpoint(stopped / 'epoch_3.pth')
+    content['state_dict']['line.bias'][:] = float('nan')
+    write_checkpoint(content, stopped / 'epoch_3.pth')
+    assert resumed_iter(stopped) == 8
+    assert 'epoch_3.pth' in warnings_of[0] and 'line.bias' in warnings_of[0]
+    assert 'Going on from' in warnings_of[1]
+
+
+@pytest.mark.parametrize('change', [
+    dict(meta=None), dict(meta='text'), dict(meta=dict(iter=3)),
+    dict(optimizer=None), dict(message_hub=[])])
+def test_state_of_another_kind_is_passed_over(stopped, change, warnings_of):
+    content = torch.load(stopped / 'epoch_3.pth', weights_only=True)
+    torch.save(content | change, stopped / 'epoch_3.pth')
+    assert resumed_iter(stopped) == 8
+    assert 'epoch_2.pth' in warnings_of[0]
+
+
 @pytest.mark.parametrize('text', [None, '', 'nowhere/epoch_9.pth'])
 def test_last_checkpoint_is_no_single_point_of_failure(
         stopped, text, warnings_of):
