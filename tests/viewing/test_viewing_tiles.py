@@ -284,7 +284,10 @@ def test_prediction_in_another_crs(tmp_path):
     same = (mosaic(Tiles(layers), 'prediction') == coloured(ids)).all(-1)
     assert same.mean() > .97  # all but the borders
     areas = Areas(layers)
-    assert areas.report()['layers']['prediction']['square_metres'] is None
+    north = np.radians(transform.f)
+    degree = 111_195.  # metres, on a sphere
+    assert areas.report()['layers']['prediction']['square_metres'] == (
+        pytest.approx((transform.a * degree)**2 * np.cos(north), rel=1e-2))
     (local, *_) = outlines(
         200, 200, layers.scene.grid, layers.prediction.grid, layers.windows)
     np.testing.assert_allclose(
