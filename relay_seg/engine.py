@@ -31,6 +31,10 @@ class RelayRunner(Runner):
     its work dir that loads; from ``load_from`` if the work dir has none.
     """
 
+    _has_loaded: bool
+    _load_from: str | None
+    _resume: bool
+
     def setup_env(self, env_cfg: dict) -> None:
         """Set up the process as the host does, and its matrix products.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 Views = tuple[Tensor, ...]  # local first, then wider and wider
 Pyramid = tuple[Tensor, ...]  # feature maps, fine to coarse
 Image = TypeVar('Image', np.ndarray, Tensor)  # (..., H, W)
+Item = TypeVar('Item')
 #: Pixels of a region, over the border too, reduced by a factor: area means.
 Read = Callable[['Window', int], Image]
 
@@ -433,10 +434,10 @@ def _bounding_box(window: Window, margin: int, multiple: int) -> Window:
     return Window(top, left, bottom - top, right - left)
 
 
-def batched(windows: Sequence[Window],
-            batch_size: int) -> Iterator[Sequence[Window]]:
-    """Windows in groups of ``batch_size``, the last one perhaps smaller."""
+def batched(items: Sequence[Item],
+            batch_size: int) -> Iterator[Sequence[Item]]:
+    """Groups of ``batch_size`` items, the last one perhaps smaller."""
     if batch_size < 1:
         raise ValueError(f'batch_size={batch_size}; use 1 or more.')
-    for i in range(0, len(windows), batch_size):
-        yield windows[i:i + batch_size]
+    for i in range(0, len(items), batch_size):
+        yield items[i:i + batch_size]

@@ -30,8 +30,8 @@ OTHERS = {'source', 'cd', 'ssh', 'git', 'rio', 'pre-commit', 'mim', 'export',
 SET_UP = {'tools/setup_env.sh', 'tools/run_tests.sh', 'tools/demo.sh',
           'tools/wheelhouse.sh'}
 #: Modules run with ``python -m``, or as commands.
-MODULES = {'pytest', 'ruff', 'codespell', 'mkdocs', 'build', 'pre_commit',
-           'venv', 'pip'}
+MODULES = {'pytest', 'ruff', 'codespell', 'mypy', 'mkdocs', 'build',
+           'pre_commit', 'venv', 'pip'}
 #: Of commands that are named otherwise than what they import.
 LIBRARIES = {'codespell': 'codespell_lib'}
 #: Quick enough to be run for real.

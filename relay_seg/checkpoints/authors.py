@@ -1,9 +1,9 @@
 """Trained models of the authors of the method, for segmentors of ours."""
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .namings import Weights, find_naming
@@ -29,7 +29,7 @@ def our_head(name: str) -> str:
     return name.replace(theirs, ours) if name.startswith(theirs) else name
 
 
-def to_ours(weights: Weights, model: nn.Module,
+def to_ours(weights: Mapping[str, Tensor], model: nn.Module,
             source: str) -> tuple[Weights, list[str]]:
     """A model of theirs under the names of a segmentor of ours.
 

@@ -14,7 +14,7 @@ from .unwrapping import Parts, split, unwrap
 from .writing import write_checkpoint
 
 TARGETS = ('mmpretrain', 'timm', 'relay', 'plain')
-PLAIN = {
+PLAIN: dict[str, dict[str | None, Naming]] = {
     'mmpretrain': {'ViT': mmpretrain.VIT, 'SwinV2': mmpretrain.SWINV2},
     'timm': {'ViT': timm.VIT, 'SwinV2': timm.SWINV2},
 }

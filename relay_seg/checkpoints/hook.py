@@ -6,6 +6,7 @@ configs and the host's own tools get it without a change.
 from collections import deque
 from os.path import abspath, dirname
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import BaseStorageBackend
@@ -23,7 +24,7 @@ class _LaterRemoval:
 
     def __init__(self, backend: BaseStorageBackend) -> None:
         self.backend = backend
-        self.noted = []
+        self.noted: list[str] = []
 
     def __getattr__(self, name: str):
         return getattr(self.backend, name)
@@ -43,6 +44,8 @@ class WholeCheckpointHook(CheckpointHook):
     them. Arguments are those of the host's hook.
     """
 
+    file_backend: Any  # of the host: one of several, without a common type
+
     def before_train(self, runner: Runner) -> None:
         kept = runner.message_hub.get_info('keep_ckpt_ids', [])
         if any(type(step) is not int for step in kept):
@@ -56,7 +59,7 @@ class WholeCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner,
                                checkpoint: dict) -> None:
-        foreign = []
+        foreign: list[str] = []
         for key, value in checkpoint.items():
             checkpoint[key] = plain(value, key, foreign)
         if foreign and not getattr(self, '_warned', False):
@@ -67,16 +70,15 @@ class WholeCheckpointHook(CheckpointHook):
                 + '; '.join(foreign[:10]))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        backend, self.file_backend = (
-            self.file_backend, _LaterRemoval(self.file_backend))
+        backend = self.file_backend
+        self.file_backend = later = _LaterRemoval(backend)
         try:
             super()._save_best_checkpoint(runner, metrics)
-            noted = self.file_backend.noted
         finally:
             self.file_backend = backend
         best = getattr(self, 'best_ckpt_path_dict', {})
         kept = {getattr(self, 'best_ckpt_path', None), *best.values()}
-        for path in noted:
+        for path in later.noted:
             if path not in kept:
                 self._remove(path)
 

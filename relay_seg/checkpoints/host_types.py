@@ -38,7 +38,8 @@ def _plain(value: Any, where: str, foreign: list | None,
     if isinstance(value, ATOMS):
         return value
     if isinstance(value, HistoryBuffer):
-        return plain_history(*value.data, value.max_length)
+        log, count = value.data
+        return plain_history(log, count, value.max_length)
     if isinstance(value, StandIn):
         return value.plain()
     if isinstance(value, PurePath):
@@ -58,13 +59,15 @@ def _plain(value: Any, where: str, foreign: list | None,
 def _plain_container(value: Any, where: str, foreign: list | None,
                      known: dict[int, Any]) -> Any:
     if isinstance(value, dict):
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        result = kind((k, _plain(v, f'{where}.{k}', foreign, known))
-                      for k, v in value.items())
+        mapping: type = (
+            OrderedDict if isinstance(value, OrderedDict) else dict)
+        result = mapping((k, _plain(v, f'{where}.{k}', foreign, known))
+                         for k, v in value.items())
         if hasattr(value, '_metadata'):  # versions of modules
             result._metadata = value._metadata
         return result
-    kind = {tuple: tuple, set: set, frozenset: set}.get(type(value), list)
+    kinds: dict[type, type] = {tuple: tuple, set: set, frozenset: set}
+    kind = kinds.get(type(value), list)
     return kind(_plain(v, f'{where}.{i}', foreign, known)
                 for i, v in enumerate(value))
 

@@ -27,8 +27,8 @@ RECIPE = (
     "weights_only=False)['state_dict']), 'weights.pth')")
 #: Instructions of pickle that give an object items, and what takes such.
 #: A reader of weights gives items to plain containers only.
-ITEMS = dict(SETITEM=OrderedDict, SETITEMS=OrderedDict, APPEND=list,
-             APPENDS=list)
+ITEMS: dict[str, type] = dict(
+    SETITEM=OrderedDict, SETITEMS=OrderedDict, APPEND=list, APPENDS=list)
 #: Instructions after which the object, or what was called, is on the stack.
 KEEPING = {*ITEMS, 'BUILD', 'NEWOBJ', 'REDUCE'}
 
@@ -89,13 +89,16 @@ def _containers(data: bytes) -> dict[str, type]:
 
     Follows which name lies where on the stack of pickle; runs nothing.
     """
-    kinds, memo, stack, marks = {}, {}, [], []
+    kinds: dict[str, type] = {}
+    memo: dict[Any, str | None] = {}
+    stack: list[str | None] = []
+    marks: list[int] = []
     for opcode, argument, _ in pickletools.genops(data):
         before = [kind.name for kind in opcode.stack_before]
         if opcode.name == 'MARK':
             marks.append(len(stack))
         elif opcode.name == 'GLOBAL':
-            stack.append(argument.replace(' ', '.'))
+            stack.append(str(argument).replace(' ', '.'))
         elif 'GET' in opcode.name:
             stack.append(memo.get(argument))
         elif 'PUT' in opcode.name:

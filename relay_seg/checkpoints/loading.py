@@ -1,6 +1,7 @@
 """Weights of a trained model, into the model of its config."""
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -88,7 +89,7 @@ def with_our_names(model: nn.Module, weights: Mapping[str, Tensor],
 def _inner(model: nn.Module) -> nn.Module:
     """A model without what is wrapped around it."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = cast(nn.Module, model.module)
     return model
 
 
@@ -135,10 +136,10 @@ def _kind(weights: Mapping, places: Mapping) -> list[str]:
     if file == model:
         return []
     names = 'relay', 'plain'
-    file, model = names if file else names[::-1]
-    return [f'The checkpoint is of a {file} model, the config of a {model} '
+    theirs, ours = names if file else names[::-1]
+    return [f'The checkpoint is of a {theirs} model, the config of a {ours} '
             f'one: use a config in configs/{file}, or convert it with '
-            f'tools/convert_checkpoint.py --to {model}.']
+            f'tools/convert_checkpoint.py --to {ours}.']
 
 
 def _backbone(weights: Mapping, places: Mapping) -> list[str]:

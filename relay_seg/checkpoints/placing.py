@@ -1,6 +1,7 @@
 """Which weight of a file goes where in a backbone."""
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,7 +56,7 @@ def place(weights: Weights, model: nn.Module, bands: str,
         ValueError: Weights without a place or places without a weight, all
             of them named.
     """
-    places = dict(model.named_parameters())
+    places: Weights = dict(model.named_parameters())
     notes = compare_windows(weights, model, source)
     loaded = {k: v for k, v in weights.items() if not TABLES.search(k)}
     copied = {}
@@ -119,13 +120,14 @@ def _fit(weights: Weights, places: Weights, model: nn.Module, bands: str,
                 changes[name] = (f'{value.shape[1]} -> {wanted[1]} bands '
                                  f'({bands})')
         elif 'pos_embed' in name:
+            grid: Any = model.patch_resolution
+            mode: Any = model.interpolate_mode
             weights[name] = fit_position(
-                value, tuple(model.patch_resolution), model.interpolate_mode,
+                value, tuple(grid), mode,
                 class_tokens=sum(t in weights for t in CLASS_TOKENS),
                 keep=sum(t in places for t in CLASS_TOKENS),
                 name=f'{name} of {source}')
-            changes[name] = (f'{value.shape[1]} -> {wanted[1]} rows '
-                             f'({model.interpolate_mode})')
+            changes[name] = f'{value.shape[1]} -> {wanted[1]} rows ({mode})'
     return changes
 
 

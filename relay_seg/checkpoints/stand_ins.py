@@ -8,7 +8,7 @@ given a stand-in that does the one thing the host needs of it.
 from collections.abc import Callable
 from pickle import UnpicklingError
 from re import fullmatch
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class _History(StandIn):
 class _OneCycle:
     """``OneCycleParamScheduler``, only to name its curves."""
 
-    def __new__(cls, *args) -> None:
+    def __new__(cls, *args) -> NoReturn:
         raise UnpicklingError('GLOBAL OneCycleParamScheduler() refused')
 
 

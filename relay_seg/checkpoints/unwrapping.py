@@ -66,7 +66,7 @@ def split(weights: Weights, source: str, prefix: str | None = None) -> Parts:
             ``model.``, ``ViT.`` or nothing is found out.
     """
     asked = prefix is not None
-    if asked:
+    if prefix is not None:
         given = prefix = prefix.rstrip('.') + '.'
         while not _below(prefix, weights) and prefix.startswith(PREFIXES):
             prefix = prefix.partition('.')[2]  # gone from the names already

@@ -17,7 +17,7 @@ def write_checkpoint(content: dict, path: str | Path) -> None:
             NumPy and of the host's message hub become such.
         path: Appears when it is whole.
     """
-    foreign = []
+    foreign: list[str] = []
     content = plain(content, foreign=foreign)
     if foreign:
         raise ValueError(

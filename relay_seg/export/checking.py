@@ -68,7 +68,7 @@ def compare(expected: Segment, found: Segment,
         scale = max(scale, a.abs().max().item())
         classes = [(x > 0 if x.shape[1] == 1 else x.argmax(1, keepdim=True))
                    for x in (a, b)]
-        same += (classes[0] == classes[1]).sum().item()
+        same += int((classes[0] == classes[1]).sum())
         pixels += classes[0].numel()
         values += difference.numel()
         windows += len(a)

@@ -100,7 +100,7 @@ def to_onnx(module: nn.Module, views: tuple[Tensor, ...], names: list[str],
             module, views, input_names=names, output_names=[output],
             opset_version=OPSET, dynamo=True, verbose=False,
             dynamic_shapes=_shapes(module, views, batch))
-    graph = program.model_proto
+    graph = program.model_proto  # type: ignore[union-attr]  # dynamo=True
     _turn_weights(graph.graph)
     graph.ir_version = IR_VERSION
     # Traces of our source lines, for debugging the exporter.

@@ -1,7 +1,7 @@
 """What an ONNX file says about its model."""
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from math import inf
 from types import UnionType
@@ -44,8 +44,7 @@ class Facts:
         checkpoint_sha256: Of the checkpoint, '' if there was none.
         relay_seg: Version that wrote the file.
         quantised: Type of quantised weights, '' for none.
-        input_size: Height and width of the views; those of a window by
-            default.
+        input_size: Height and width of the views.
     """
     window: tuple[int, int]
     stride: tuple[int, int]
@@ -67,11 +66,7 @@ class Facts:
     checkpoint_sha256: str = ''
     relay_seg: str = relay_seg.__version__
     quantised: str = ''
-    input_size: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.input_size is None:  # of files written before there was one
-            object.__setattr__(self, 'input_size', self.window)
+    input_size: tuple[int, int] = field(kw_only=True)
 
     def to_json(self) -> str:
         return json.dumps(dict(version=VERSION) | asdict(self), default=str)
@@ -95,13 +90,16 @@ class Facts:
                              f'relay_seg reads {VERSION}; export it again.')
         fields = {name: _frozen(value) if name != 'config' else value
                   for name, value in found.items()}
+        if 'window' in fields:  # files of before there was an input_size
+            fields.setdefault('input_size', fields['window'])
         kinds = get_type_hints(cls)
         wrong = sorted(
             {f.name for f in dataclass_fields(cls) if f.default is MISSING}
             - fields.keys() | {name for name, value in fields.items()
                                if not _is(value, kinds.get(name))})
-        facts = None if wrong else cls(**fields)
-        wrong = wrong or facts._out_of_range()
+        if not wrong:
+            facts = cls(**fields)
+            wrong = facts._out_of_range()
         if wrong:
             raise ValueError(f'its metadata are wrong in {", ".join(wrong)}; '
                              'export it again.')

@@ -3,6 +3,7 @@ import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from relay_seg.data_preprocessor import ViewsDataPreprocessor
 from relay_seg.inference.model import bands_of, classes_of
+from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Views
 
 from .metadata import KEY, Facts
@@ -60,7 +62,8 @@ class OnnxModel(nn.Module):
             self.cfg = facts.config and Config(
                 facts.config, cfg_text=json.dumps(facts.config),
                 filename=facts.config_file)
-            bands_of(self), classes_of(self)
+            segmentor = cast(SlideEncoderDecoder, self)  # as far as asked
+            bands_of(segmentor), classes_of(segmentor)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path}: its metadata are wrong in config or '
                              f'classes ({error}); export it again.') from error
@@ -103,7 +106,7 @@ def open_session(content: bytes, path: Path, device: str | None):
         raise ImportError(f'{path} needs onnxruntime; install it with '
                           "pip install 'relay-seg[export]'.") from error
     there = onnxruntime.get_available_providers()
-    kind = (device or '').split(':')[0]
+    kind, *number = (device or '').split(':')
     if kind not in ('', 'cpu', 'cuda'):
         raise ValueError(f'device={device!r}; use cpu or cuda.')
     if kind == 'cuda' and 'CUDAExecutionProvider' not in there:
@@ -111,8 +114,9 @@ def open_session(content: bytes, path: Path, device: str | None):
                          'onnxruntime-gpu, or use --device cpu.')
     providers: list = ['CPUExecutionProvider']
     if kind != 'cpu' and 'CUDAExecutionProvider' in there:
-        number = int(device.split(':')[1]) if ':' in (device or '') else 0
-        providers.insert(0, ('CUDAExecutionProvider', dict(device_id=number)))
+        device_id = int(number[0]) if number else 0
+        providers.insert(
+            0, ('CUDAExecutionProvider', dict(device_id=device_id)))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:

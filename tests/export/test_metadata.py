@@ -12,7 +12,7 @@ FACTS = Facts(
     context_factors=(4, ), relative_bands=(), mean=(1., 2.), std=(1, 1.),
     bands=(1, 2), num_classes=2, out_channels=2, threshold=None,
     classes=('a', 'b'), palette=((0, 0, 0), (9, 9, 9)), pixel_size=0.5,
-    config=dict(model=dict(type='A')))
+    input_size=(32, 32), config=dict(model=dict(type='A')))
 GOOD = json.loads(FACTS.to_json())
 
 
