@@ -85,4 +85,4 @@ def rounded(bounds: Sequence[float]) -> str:
 
 def named(crs: CRS | None) -> str:
     """A CRS, for messages."""
-    return crs.to_string() if known_crs(crs) else 'an unknown CRS'
+    return crs.to_string() if crs and known_crs(crs) else 'an unknown CRS'

@@ -127,10 +127,10 @@ def check_alike(sheets: Sequence[Sheet]) -> list[str]:
             f'Pixel sizes differ: {sizes[0][1]} has {sizes[0][0]:.4g} and '
             f'{sizes[-1][1]} has {sizes[-1][0]:.4g} (metres). One model '
             'learns one size best; --pixel-size resamples all to one.')
-    sheet = next((sheet for sheet in sheets if sheet.alpha), None)
-    if sheet:
+    marked = next((sheet for sheet in sheets if sheet.alpha), None)
+    if marked:
         remarks.append(
-            f'Band {sheet.alpha} of {sheet.path} is marked as alpha: it '
+            f'Band {marked.alpha} of {marked.path} is marked as alpha: it '
             'is left out, and transparent pixels are no data. If it is '
             'something else, such as near infrared, name it in --bands.')
     return remarks
@@ -185,7 +185,8 @@ class Bands:
         kinds = {raster.dtypes[i - 1] for i in sheet.bands}
         self._wide = any(np.dtype(kind).kind in 'ui' and
                          np.dtype(kind).itemsize > 2 for kind in kinds)
-        self.dtype, self.nodata = 'float32', float('nan')
+        self.dtype = 'float32'
+        self.nodata: float | None = float('nan')
         values = set(self._content.nodata)
         if (len(kinds) == len(values) == 1 and self._content.mask is None
                 and (kind := kinds.pop()) in NATIVE):

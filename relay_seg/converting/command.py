@@ -106,7 +106,8 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
 
 
 def _convert(converter: Converter, plan: Plan, raw: Path, out: Path,
-             jobs: int, options: dict, console: Console) -> int:
+             jobs: int, options: Mapping[str, object],
+             console: Console) -> int:
     _refuse_strangers(plan, out)
     remove_unfinished(out)
     for remark in plan.remarks:
@@ -154,8 +155,8 @@ def _convert(converter: Converter, plan: Plan, raw: Path, out: Path,
     return FAILED if manifest.failures else OK
 
 
-def _check(converter: Converter, raw: Path, out: Path, options: dict,
-           console: Console) -> int:
+def _check(converter: Converter, raw: Path, out: Path,
+           options: Mapping[str, object], console: Console) -> int:
     manifest = read_manifest(out)
     if manifest is None:
         raise FileNotFoundError(
@@ -191,7 +192,8 @@ def _check(converter: Converter, raw: Path, out: Path, options: dict,
     return FAILED if problems else OK
 
 
-def _look(converter: Converter, raw: Path, options: dict) -> Plan:
+def _look(converter: Converter, raw: Path,
+          options: Mapping[str, object]) -> Plan:
     """Plan, and check that no two scenes have one name."""
     if not raw.is_dir():
         raise FileNotFoundError(

@@ -31,7 +31,8 @@ def read_scene(raw: Path, scene: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         FileNotFoundError: A part is missing.
     """
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     for part in range(1, PARTS**2 + 1):
         name = f'tile{scene}_part{part:03d}'
         for folder, suffix, mode, out in (('images', 'jpg', 'RGB', images),
@@ -42,8 +43,8 @@ def read_scene(raw: Path, scene: int) -> tuple[np.ndarray, np.ndarray]:
                     f'{path} does not exist; RAW_FOLDER must hold images/ '
                     'and masks/ with nine parts of each scene.')
             try:
-                with Image.open(path) as image:
-                    out.append(np.asarray(image.convert(mode)))
+                with Image.open(path) as tile:
+                    out.append(np.asarray(tile.convert(mode)))
             except OSError as error:
                 raise ValueError(f'{path} cannot be read ({error}); download '
                                  'it again.') from error

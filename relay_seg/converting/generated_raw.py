@@ -9,13 +9,6 @@ import shapely
 from affine import Affine
 from PIL import Image
 
-from relay_seg.datasets import (
-    ArchaeoscapeDataset,
-    CityscapesSceneDataset,
-    GleasonDataset,
-    URURDataset,
-)
-
 from . import archaeoscape, cityscapes, gleason, urur
 from .labels import IGNORE
 
@@ -93,7 +86,7 @@ def make_urur(raw: Path) -> None:
     colours = inverse(urur.TABLES['published'])
     for split, name, image, ids in scenes(
             dict(train=['1', '2'], val=['3'], test=['4']),
-            len(urur.CLASSES), URURDataset.METAINFO['palette']):
+            len(urur.CLASSES), urur.METAINFO['palette']):
         save(raw / split / 'image' / f'{name}.png', image)
         save(raw / split / 'label' / f'{name}.png', colours[with_hole(ids)])
 
@@ -106,7 +99,7 @@ def make_cityscapes(raw: Path) -> None:
         val=[listed[0] for listed in cityscapes.LISTS.values()])
     for split, city, image, ids in scenes(
             cities, len(cityscapes.CLASSES),
-            CityscapesSceneDataset.METAINFO['palette']):
+            cityscapes.METAINFO['palette']):
         name = f'{city}_000000_000019'
         save(raw / 'leftImg8bit' / split / city
              / f'{name}{cityscapes.IMAGE_ENDING}.png', image)
@@ -125,7 +118,7 @@ def make_gleason(raw: Path) -> None:
                         f'slide002_core{last + 2:03}'],
                  val=[f'slide001_core{last:03}'],
                  test=[f'slide{gleason.TEST_SLIDE:03}_core001']),
-            len(gleason.CLASSES), GleasonDataset.METAINFO['palette']):
+            len(gleason.CLASSES), gleason.METAINFO['palette']):
         save(raw / 'Train Imgs' / f'{name}.jpg', image)
         for expert in gleason.EXPERTS:
             save(raw / f'Maps{expert}_T' / f'{name}{gleason.MAP_ENDING}.png',
@@ -140,7 +133,7 @@ def make_archaeoscape(raw: Path) -> None:
     for number, (_, name, image, ids) in enumerate(scenes(
             dict(train=['01_olinda', '02_irene'], val=['17_fusang'],
                  test=['20_hali']), len(archaeoscape.CLASSES),
-            ArchaeoscapeDataset.METAINFO['palette'])):
+            archaeoscape.METAINFO['palette'])):
         height, width = ids.shape
         place = Affine(PIXEL, 0, 4e5 + 1000 * number, 0, -PIXEL, 15e5)
         rng = np.random.default_rng(number)

@@ -32,7 +32,7 @@ class Legend:
     background: int = IGNORE
 
 
-def as_text(values: Sequence) -> list[str]:
+def as_text(values: Sequence | np.ndarray) -> list[str]:
     """Values of an attribute as one writes them: 3, not 3.0."""
     texts = []
     for value in np.asarray(values).tolist():
@@ -135,8 +135,9 @@ def _colour(ident: int) -> Colour:
     """Colours far apart: steps of the golden ratio around the circle."""
     hue = (0.58 + ident * 0.61803398875) % 1
     value = (0.95, 0.75, 0.55)[ident % 3]
-    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(
+    red, green, blue = (round(255 * x) for x in colorsys.hsv_to_rgb(
         hue, 0.65, value))
+    return red, green, blue
 
 
 def _in_order(value: str) -> tuple:

@@ -150,7 +150,7 @@ def choose_parts(found: Sequence[tuple[str, Sheet]], truth: Truth,
         return touching(planes[part.sheet.crs], bounds_of(
             grid.height, grid.width, grid.transform)).size > 0
 
-    remarks = []
+    remarks: list[str] = []
     if args.split == 'blocks':
         parts, remarks = by_blocks(
             sheets, args.block, args.margin,
@@ -207,7 +207,7 @@ def plan(raw: Path, truth: Truth, args: argparse.Namespace) -> Plan:
             problems.append(
                 f'{args.polygons}: {"; ".join(faults(truth.features, empty))}'
                 '. Use --repair to leave out what cannot be drawn.')
-        drawn = Drawing(
+        drawn: Drawing | dict[int, int] = Drawing(
             args.polygons, args.layer, args.class_column,
             dict(truth.legend.values), truth.legend.background,
             args.priority == 'classes', args.repair)

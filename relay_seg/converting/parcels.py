@@ -81,7 +81,7 @@ class Parcel:
 
     count = 4
     dtype = 'float32'
-    nodata = float('nan')
+    nodata: float | None = float('nan')
 
     def __init__(self, rgb: rasterio.DatasetReader,
                  dtm: rasterio.DatasetReader, dtm_path: Path,
@@ -116,8 +116,8 @@ class Parcel:
                      self._background)
         inside = draw(self._outline, [1], height, width, place, 0) == 1
         label[~inside | np.isnan(image).all(0)] = IGNORE
-        self._inside += np.count_nonzero(inside)
-        self._blind += np.count_nonzero(inside & np.isnan(image[3]))
+        self._inside += int(np.count_nonzero(inside))
+        self._blind += int(np.count_nonzero(inside & np.isnan(image[3])))
         return image, label
 
     def finish(self) -> None:
@@ -167,7 +167,7 @@ def open_parcel(rgb_path: Path, dtm_path: Path, outlines_path: Path,
             dtm, grid_of(rgb), rgb_path, None, notes, dtype='float32',
             nodata=np.nan, src_nodata=np.nan if dtm.nodata is None and
             dtm.dtypes[0].startswith('float') else dtm.nodata))
-        bounds = bounds_of(*rgb.shape, rgb.transform)
+        bounds = bounds_of(rgb.height, rgb.width, rgb.transform)
 
         outlines = read_vectors(outlines_path)
         mine = np.flatnonzero(

@@ -125,7 +125,7 @@ class DrawnLabel:
         label = draw(self._shapes, self._values, *size, self._background)
         below = draw(self._shapes[::-1], self._values[::-1], *size,
                      self._background)
-        self._contested += np.count_nonzero(label != below)
+        self._contested += int(np.count_nonzero(label != below))
         return label
 
     def finish(self) -> None:
@@ -190,7 +190,7 @@ class PartScene:
             pixels[:, inside == 0] = self.nodata
             label[inside == 0] = IGNORE
         label[self._bands.is_empty(pixels)] = IGNORE
-        self._labelled += np.count_nonzero(label != IGNORE)
+        self._labelled += int(np.count_nonzero(label != IGNORE))
         return pixels, label
 
     def finish(self) -> None:
@@ -216,6 +216,7 @@ def open_part(image_path: Path, *label_paths: Path, part: Part,
         ValueError: Something does not fit; says what.
     """
     notes: list[str] = []
+    label: DrawnLabel | CutLabel
     with ExitStack() as stack:
         bands = stack.enter_context(
             open_bands(part.sheet, part.outline is not None))

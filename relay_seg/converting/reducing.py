@@ -72,7 +72,7 @@ def _band_means(band: np.ndarray, factors: Sequence[int],
 
 def _halve(x: np.ndarray, dtype: type) -> np.ndarray:
     """Sums over 2 x 2 pixels (H, W), fewer at odd edges."""
-    total = x[::2].astype(dtype)
+    total: np.ndarray = x[::2].astype(dtype)
     total[:x.shape[0] // 2] += x[1::2]
     x = total
     total = x[:, ::2].copy()

@@ -66,7 +66,8 @@ def source_records(task: Task, raw: Path) -> list[dict]:
     return [fingerprint(path, raw) for path in task.sources if path.exists()]
 
 
-def convert_task(task: Task, raw: Path, out: Path, options: dict,
+def convert_task(task: Task, raw: Path, out: Path,
+                 options: Mapping[str, object],
                  palette: Sequence[Sequence[int]]) -> dict | str:
     """Convert a scene.
 

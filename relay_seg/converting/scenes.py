@@ -104,7 +104,7 @@ def open_pair(image_path: Path, opening: AbstractContextManager[Label],
         grid, notes = image.grid, list(getattr(label, 'notes', ()))
         sizes = [(x.height, x.width) for x in (grid, label.grid)]
         if sizes[0] != sizes[1]:
-            apart = np.abs(np.subtract(*sizes)).max()
+            apart = np.abs(np.subtract(sizes[0], sizes[1])).max()
             told = (f'{image.path} has {sizes[0][0]} x {sizes[0][1]} pixels '
                     f'and {label.path} {sizes[1][0]} x {sizes[1][1]} '
                     '(rows x columns)')
@@ -113,7 +113,7 @@ def open_pair(image_path: Path, opening: AbstractContextManager[Label],
                           'mend one of them, or use --trim to cut both to '
                           'the size they share')
                 raise ValueError(f'{told}; {remedy}.')
-            height, width = (int(side) for side in np.minimum(*sizes))
+            height, width = (min(sides) for sides in zip(*sizes))
             grid = replace(grid, height=height, width=width)
             notes.append(f'{told}; trimmed to {height} x {width}')
         if not same_grid(grid, replace(

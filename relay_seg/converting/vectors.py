@@ -77,7 +77,7 @@ def read_vectors(path: Path, layer: str | None = None) -> Vectors:
                    known_crs(meta['crs']))
 
 
-def faults(vectors: Vectors, chosen: Sequence[int]) -> list[str]:
+def faults(vectors: Vectors, chosen: np.ndarray) -> list[str]:
     """What keeps features from being drawn, in words.
 
     Args:
@@ -179,7 +179,8 @@ def check_overlap(features: Vectors, rasters: Sequence[Path]) -> None:
         try:
             with open_source(path) as raster:
                 crs = known_crs(raster.crs)
-                bounds = bounds_of(*raster.shape, raster.transform)
+                bounds = bounds_of(
+                    raster.height, raster.width, raster.transform)
         except (ValueError, OSError):
             continue  # said again, and by name, when its turn comes
         if crs not in planes:
@@ -196,8 +197,8 @@ def check_overlap(features: Vectors, rasters: Sequence[Path]) -> None:
             f'({features.crs or "unknown"}) or its place is wrong.')
 
 
-def draw(shapes: np.ndarray, values: Sequence[int], height: int, width: int,
-         place: Affine, fill: int) -> np.ndarray:
+def draw(shapes: np.ndarray, values: Sequence[int] | np.ndarray,
+         height: int, width: int, place: Affine, fill: int) -> np.ndarray:
     """Draw polygons; a pixel belongs to what its centre lies in.
 
     Args:

@@ -234,7 +234,7 @@ class _Level:
         self._raster.write(
             rows, window=Window(0, self._top, rows.shape[2], rows.shape[1]))
         self._top += rows.shape[1]
-        self.crc = zlib.crc32(rows, self.crc)
+        self.crc = zlib.crc32(rows.data, self.crc)
 
 
 def label_colours(palette: Sequence[Sequence[int]]) -> dict[int, tuple]:

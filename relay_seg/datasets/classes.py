@@ -1,9 +1,11 @@
 """Names and colours of the classes of each data set."""
-ARCHAEOSCAPE = dict(
+from typing import Any
+
+ARCHAEOSCAPE: dict[str, Any] = dict(
     classes=('background', 'mound', 'water', 'temple_site'),
     palette=[[200, 200, 200], [190, 120, 60], [60, 130, 220], [220, 50, 50]])
 #: Those of the host's ``CityscapesDataset``.
-CITYSCAPES = dict(
+CITYSCAPES: dict[str, Any] = dict(
     classes=('road', 'sidewalk', 'building', 'wall', 'fence', 'pole',
              'traffic light', 'traffic sign', 'vegetation', 'terrain', 'sky',
              'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle',
@@ -13,14 +15,14 @@ CITYSCAPES = dict(
              [107, 142, 35], [152, 251, 152], [70, 130, 180], [220, 20, 60],
              [255, 0, 0], [0, 0, 142], [0, 0, 70], [0, 60, 100],
              [0, 80, 100], [0, 0, 230], [119, 11, 32]])
-DUBAI = dict(
+DUBAI: dict[str, Any] = dict(
     classes=('building', 'land', 'road', 'vegetation', 'water'),
     palette=[[60, 16, 152], [132, 41, 246], [110, 193, 228], [254, 221, 58],
              [226, 169, 41]])
-GLEASON = dict(
+GLEASON: dict[str, Any] = dict(
     classes=('benign', 'gleason_3', 'gleason_4', 'gleason_5'),
     palette=[[190, 220, 190], [250, 210, 80], [240, 130, 50], [190, 30, 45]])
-URUR = dict(
+URUR: dict[str, Any] = dict(
     classes=('others', 'building', 'greenhouse', 'woodland', 'farmland',
              'bareland', 'water', 'road'),
     palette=[[0, 0, 0], [230, 230, 230], [100, 100, 100], [200, 230, 160],

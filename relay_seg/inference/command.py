@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import MMLogger
 from rich.console import Console
@@ -92,9 +93,10 @@ def _for_scene(settings: Settings, scene: Scene, count: int) -> Settings:
     if count == 1:
         return settings
     names = dict(polygons='.gpkg', preview='.png')
-    return replace(settings, **{
+    own: dict[str, Any] = {
         name: Path(getattr(settings, name)) / f'{scene.out.stem}{suffix}'
-        for name, suffix in names.items() if getattr(settings, name)})
+        for name, suffix in names.items() if getattr(settings, name)}
+    return replace(settings, **own)
 
 
 def _predict(model: SlideEncoderDecoder, scene: Scene, settings: Settings,

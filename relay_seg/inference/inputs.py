@@ -74,10 +74,10 @@ def _expand(text: str) -> list[tuple[Path, ...]]:
     if path.suffix.lower() == '.txt':
         return _listed(path)
     if not path.exists() and has_magic(text):
-        found = sorted(glob(text, recursive=True))
-        if not found:
+        names = sorted(glob(text, recursive=True))
+        if not names:
             raise FileNotFoundError(f'{text} fits no file.')
-        return [(Path(p), ) for p in found]
+        return [(Path(name), ) for name in names]
     if not path.exists() and '+' in text:
         return [tuple(Path(part) for part in text.split('+'))]
     return [(path, )]

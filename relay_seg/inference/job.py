@@ -198,14 +198,13 @@ class Job:
         with self.timer('writing', on_device=False):
             top, bottom = self.plan.bands[index]
             check_numbers(finite, self.source.name, top, bottom)
-            valid = valid.numpy()
+            shown = valid.numpy()
             if self.area is not None:
-                valid = valid & self.area.mask(top, bottom, self.grid.width)
-            kept = np.where(valid, ids.numpy(), np.uint8(NODATA))
-            shares = None
-            if chances is not None:
-                shares = quantise(
-                    chances.numpy(), self.settings.probabilities, valid)
+                shown = shown & self.area.mask(top, bottom, self.grid.width)
+            kept = np.where(shown, ids.numpy(), np.uint8(NODATA))
+            shares, kind = None, self.settings.probabilities
+            if kind and chances is not None:
+                shares = quantise(chances.numpy(), kind, shown)
             self.parts.write(top, kept, shares, self._damage(top, bottom))
             if self.team.rank == 0:
                 self._grow()
@@ -236,10 +235,10 @@ class Job:
         return [w for w in list(self.source.damaged)
                 if w.top < bottom and w.top + w.height > top]
 
-    def _finish(self) -> list[Window] | None:
+    def _finish(self) -> list[Window]:
         """Put the bands together and give the output its name: rank 0."""
         if self.team.rank:
-            return None
+            return []
         with self.timer('writing', on_device=False):
             return self._assemble()
 

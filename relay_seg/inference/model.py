@@ -132,7 +132,8 @@ def classes_of(model: SlideEncoderDecoder) -> Classes:
         raise ValueError(f'the model has {count} classes; a prediction of '
                          'bytes holds 255 and no data.')
     return Classes(tuple(map(str, names[:count])),
-                   tuple(tuple(map(int, c)) for c in palette[:count]))
+                   tuple((int(red), int(green), int(blue))
+                         for red, green, blue in palette[:count]))
 
 
 #: Digests by model, with the state of the weights that they are of.

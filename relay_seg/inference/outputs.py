@@ -48,7 +48,8 @@ def refuse(scenes: Sequence[tuple[Scene, Settings]]) -> None:
             another format.
         ImportError: A package that writes polygons is missing.
     """
-    outputs, inputs = {}, []
+    outputs: dict[str, Path] = {}
+    inputs: list[Path] = []
     for scene, settings in scenes:
         of = f' of {scene}' if len(scenes) > 1 else ''
         inputs += scene.paths

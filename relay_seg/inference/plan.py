@@ -108,11 +108,11 @@ class Plan:
         high = int(np.searchsorted(self._chosen, stop * columns))
         if low < high:
             first_batch = low // self.batch_size * self.batch_size
-            for group in batched(self._chosen[first_batch:], self.batch_size):
-                if first_batch >= high:
+            for group in batched(
+                    range(first_batch, len(self)), self.batch_size):
+                if group[0] >= high:
                     return
-                yield [self._window(i) for i in group]
-                first_batch += len(group)
+                yield [self._window(self._chosen[i]) for i in group]
 
     def _window(self, number: int) -> Window:
         row, column = divmod(int(number), len(self.lefts))
@@ -132,10 +132,11 @@ class Plan:
 
     def weights(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Blend weights along rows and columns, by first pixel."""
-        return tuple(
+        down, across = (
             blend_weights(length, size, stride, self.blend)
             for length, size, stride in zip(
                 self.shape, self.size, self.stride))
+        return down, across
 
     def looks_at(self, grid: ViewGrid, rows: tuple[int, int],
                  columns: tuple[int, int]) -> bool:

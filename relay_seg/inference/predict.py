@@ -133,7 +133,7 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
         valid = band.valid.numpy()
         classes[low:high] = np.where(
             valid, decide(model, band.logits).cpu().numpy(), NODATA)
-        if probabilities:
+        if chances is not None:
             chance = chances_of(band.logits).cpu().numpy()
             chances[:, low:high] = np.where(valid, chance, np.nan)
     return Prediction(classes, chances)

@@ -74,7 +74,7 @@ class RasterSource:
                     f'{path} does not exist; check the inputs.')
         with self._look(self.paths[0]) as first:
             self.crs, self.transform = first.crs, transform_of(first)
-            self.shape = first.shape
+            self.shape: tuple[int, int] = first.shape
             rows, columns = first.block_shapes[0]
             self.dtype = first.dtypes[0]
             self.tiled = columns < first.width or rows == first.height
@@ -220,7 +220,9 @@ class RasterReader:
 
     def __init__(self, source: RasterSource) -> None:
         self._source = source
-        self._idle = defaultdict(list)  # appending and popping are atomic
+        # Appending and popping are atomic.
+        self._idle: defaultdict[Path, list[rasterio.DatasetReader]] = (
+            defaultdict(list))
 
     def native(self, region: Window) -> tuple[Tensor, Tensor]:
         """See :class:`relay_seg.inference.source.Reader`."""
@@ -267,8 +269,8 @@ class RasterReader:
                 with self._opened(layer.path) as raster:
                     pixels = self._patiently(again, raster, block, layer)
             except RasterioError as error:
-                pixels = np.nan
                 self._source.note_damage(whole, layer.path, str(error))
+                continue
             y, x = block.top - region.top, block.left - region.left
             out[:, y:y + block.height, x:x + block.width] = pixels
         return out

@@ -224,7 +224,7 @@ class Cells:
         """Some rows of cells, at each phase of their columns."""
         n, height = self._grid.reduction, self._plan.shape[0]
         top, bottom = (row * n + self._phase for row in (first, stop))
-        inside = tuple(min(max(row, 0), height) for row in (top, bottom))
+        inside = min(max(top, 0), height), min(max(bottom, 0), height)
         step = max(CHUNK // n, 1)
         made = {}
         for phase, (low, high) in self._spans.items():

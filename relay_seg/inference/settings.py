@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
-from relay_seg.views import BLENDS, Window, in_proportion
+from relay_seg.views import BLENDS, Window, as_size, in_proportion
 
 from .plan import Plan
 from .writing import FORMATS, PROBABILITIES
 
-AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+AMP: dict[str | None, torch.dtype] = {
+    'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 class Progress(NamedTuple):
@@ -134,18 +135,18 @@ def plan_for(model: SlideEncoderDecoder, shape: tuple[int, int],
     if size is None:
         raise ValueError("the model's test_cfg has no crop_size; set it, or "
                          'give a window.')
-    own = own or size
-    input_size = settings.input_size or in_proportion(
-        cfg.get('input_size') or own, own, size)
-    stride = settings.stride or in_proportion(
-        cfg.get('stride') or own, own, size)
+    size, own = as_size(size), as_size(own or size)
+    input_size = as_size(settings.input_size or in_proportion(
+        cfg.get('input_size') or own, own, size))
+    stride = as_size(settings.stride or in_proportion(
+        cfg.get('stride') or own, own, size))
     batch_size = settings.batch_size or cfg.get('batch_size')
     if batch_size is None:
         device = model.data_preprocessor.device.type
         amp = AMP.get(settings.amp)
         with torch.autocast(device, amp, enabled=amp is not None):
-            batch_size = model.windows_at_once(tuple(size), tuple(input_size))
+            batch_size = model.windows_at_once(size, input_size)
     return Plan(
-        tuple(shape), tuple(size), tuple(stride),
+        as_size(shape), size, stride,
         settings.blend or cfg.get('blend', 'mean'), batch_size,
-        model.context_factors, tuple(input_size))
+        model.context_factors, input_size)

@@ -116,7 +116,7 @@ class ArraySource:
             infinite numbers never do.
     """
     name = 'array'
-    crs = None
+    crs: CRS | None = None
     transform = Affine.identity()
     block_rows = 256
     tiled = True
@@ -127,10 +127,10 @@ class ArraySource:
             raise ValueError(
                 f'array has the shape {array.shape} but the model takes '
                 f'({len(bands.fill)}, height, width); bands come first.')
-        self.shape = array.shape[1:]
+        self.shape: tuple[int, int] = array.shape[1:]
         self.bands = len(array)
         self.bytes = array.dtype == np.uint8 and nodata is None
-        self.damaged = []
+        self.damaged: list[Window] = []
         self._array, self._nodata = array, nodata
 
     def reader(self) -> 'ArraySource':
@@ -141,12 +141,12 @@ class ArraySource:
         # Only the part in question is read and converted.
         part = self._array[:, top:top + height, left:left + width]
         if self.bytes:
-            pixels = torch.from_numpy(np.array(part))
-            return pixels, torch.ones(height, width, dtype=torch.bool)
+            return (torch.from_numpy(np.array(part)),
+                    torch.ones(height, width, dtype=torch.bool))
         pixels = np.array(part, dtype=np.float32)
         if self._nodata is not None:
             pixels[np.asarray(part) == self._nodata] = np.nan
         if part.dtype.kind == 'f':
             pixels[np.abs(pixels) > LARGEST] = np.nan
-        pixels = torch.from_numpy(pixels)
-        return pixels, ~pixels.isnan().all(dim=0)
+        found = torch.from_numpy(pixels)
+        return found, ~found.isnan().all(dim=0)

@@ -55,7 +55,8 @@ class Timer:
         try:
             yield
         finally:
-            self._seconds[name] += time.perf_counter() - began
+            self._seconds[name] += (  # type: ignore[assignment]
+                time.perf_counter() - began)
 
     @property
     def seconds(self) -> Counter:

@@ -79,7 +79,7 @@ def together(team: Team, work: Callable[[], Item]) -> Item:
 
     No rank goes on to wait for another that has failed.
     """
-    result, error = None, None
+    error: Exception | None = None
     try:
         result = work()
     except Exception as caught:

@@ -138,7 +138,7 @@ class Growing:
                 pixels = self._rows(top, bottom).astype(
                     self._form.profile['dtype'])
                 self._crc = zlib.crc32(
-                    np.ascontiguousarray(pixels), self._crc)
+                    np.ascontiguousarray(pixels).data, self._crc)
                 self._raster.write(pixels, window=RasterWindow(
                     0, top, self._grid.width, bottom - top))
 
@@ -185,7 +185,7 @@ class Growing:
 
 def overview_factors(grid: Grid) -> list[int]:
     """2, 4, 8 and so on until one tile holds everything."""
-    factors = []
+    factors: list[int] = []
     while max(grid.height, grid.width) > TILE * 2**len(factors):
         factors.append(2 * 2**len(factors))
     return factors
@@ -204,7 +204,7 @@ def _check(path: Path, crc: int) -> None:
         for top, bottom in strips(raster.height):
             pixels = raster.read(
                 window=RasterWindow(0, top, raster.width, bottom - top))
-            found = zlib.crc32(np.ascontiguousarray(pixels), found)
+            found = zlib.crc32(np.ascontiguousarray(pixels).data, found)
     if found != crc:
         raise RasterioError('it reads back otherwise')
 

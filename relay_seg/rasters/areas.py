@@ -20,9 +20,9 @@ def equal_area(crs: CRS, transform: Affine,
     Returns:
         None if the CRS has no known place on the earth.
     """
-    columns, rows = np.meshgrid(*(
-        np.linspace(0, side, SIDE) for side in shape[::-1]))
-    xs, ys = transform @ (columns.ravel(), rows.ravel())
+    points: np.ndarray = np.reshape(np.meshgrid(*(
+        np.linspace(0, side, SIDE) for side in shape[::-1])), (2, -1))
+    xs, ys = transform @ points
     middle = len(xs) // 2
     try:
         (lon, ), (lat, ) = reproject(

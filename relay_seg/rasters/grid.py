@@ -45,10 +45,10 @@ def known_crs(crs: str | CRS | None) -> CRS | None:
     if not crs:
         return None
     try:
-        crs = CRS.from_user_input(crs)
+        found = CRS.from_user_input(crs)
     except CRSError:
         return None
-    return crs if crs.is_geographic or crs.is_projected else None
+    return found if found.is_geographic or found.is_projected else None
 
 
 def same_grid(a: Grid | DatasetReader, b: Grid | DatasetReader) -> bool:

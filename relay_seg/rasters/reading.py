@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from numpy.typing import DTypeLike
 from PIL import Image
 
 # Some functions of rasterio let these of GDAL through.
@@ -366,7 +367,7 @@ def read_data(raster: rasterio.DatasetReader, window: Window,
 
 def read_region(raster: rasterio.DatasetReader, window: Window, *,
                 bands: Sequence[int], fill: Sequence[float],
-                dtype: type = np.float32) -> np.ndarray:
+                dtype: DTypeLike = np.float32) -> np.ndarray:
     """Numbers of a region as they are in the file, also beyond the border.
 
     Args:
