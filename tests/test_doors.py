@@ -16,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from scipy.ndimage import binary_dilation
 
 from relay_seg.inference.raster_source import RasterSource
-from relay_seg.inference.source import Bands
+from relay_seg.inference.source import ModelBands
 from relay_seg.rasters import raster_reader
 from relay_seg.rasters.mosaics import missing_parts
 from relay_seg.transforms import ReadScene
@@ -271,7 +271,7 @@ def whole_scene(path, bands):
 
 
 def prediction(path, bands):
-    source = RasterSource([path], Bands(
+    source = RasterSource([path], ModelBands(
         np.zeros((bands, 1, 1)), np.ones((bands, 1, 1)), (0., ) * bands))
     pixels, valid = source.reader().native(Window(0, 0, *SHAPE))
     pixels = pixels.numpy().astype(np.float64)
@@ -354,7 +354,7 @@ def test_chosen_bands_have_the_same_hole(tmp_path, kind):
     expected = np.where(known, image[[2, 0]].astype(np.float64), np.nan)
     whole = Window(0, 0, *SHAPE)
     read = raster_reader(path, bands=chosen, fill=fill)(whole, 1)
-    source = RasterSource([path], Bands(
+    source = RasterSource([path], ModelBands(
         np.zeros((2, 1, 1)), np.ones((2, 1, 1)), fill, chosen))
     found, _ = source.reader().native(whole)
     for pixels in read, found.numpy():
@@ -370,7 +370,7 @@ def test_what_is_no_data_stays_so_at_another_pixel_size(tmp_path, kind, size):
     """A place is data where the pixel of the file under it is."""
     path, image, known = KINDS[kind](tmp_path)
     bands = len(image)
-    source = RasterSource([path], Bands(
+    source = RasterSource([path], ModelBands(
         np.zeros((bands, 1, 1)), np.ones((bands, 1, 1)), (0., ) * bands),
         pixel_size=size)
     pixels, valid = source.reader().native(Window(0, 0, *source.shape))
@@ -414,7 +414,7 @@ def mosaic(folder, missing=True):
     return path
 
 
-ONE = Bands(np.zeros((1, 1, 1)), np.ones((1, 1, 1)), (0., ))
+ONE = ModelBands(np.zeros((1, 1, 1)), np.ones((1, 1, 1)), (0., ))
 
 
 def test_a_mosaic_that_is_not_whole_stops_before_any_work(tmp_path):

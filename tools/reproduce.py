@@ -61,10 +61,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()  # --help does not wait for imports
-    from relay_seg.evaluation.planning import Settings
+    from relay_seg.evaluation.planning import RunSettings
     from relay_seg.evaluation.reproducing import reproduce
     here = Path.cwd()
-    settings = Settings(
+    settings = RunSettings(
         root=ROOT.relative_to(here) if ROOT.is_relative_to(here) else ROOT,
         out=args.out, gpus=args.gpus, data_root=args.data_root,
         cfg_options=tuple(args.cfg_options), smoke=args.smoke)

@@ -10,7 +10,7 @@ from .namings import Naming, Weights, find_naming, mmpretrain, timm
 from .placing import CLASS_TOKENS, RELAY, TOKENS, TWIN
 from .pretrained import share, summary
 from .reading import read_checkpoint
-from .unwrapping import Parts, split, unwrap
+from .unwrapping import Unwrapped, split, unwrap
 from .writing import write_checkpoint
 
 TARGETS = ('mmpretrain', 'timm', 'relay', 'plain')
@@ -140,7 +140,7 @@ def _has_rows(ours: Weights, tokens: int) -> bool:
     return round((rows - tokens)**0.5)**2 == rows - tokens
 
 
-def _heads(parts: Parts) -> Weights:
+def _heads(parts: Unwrapped) -> Weights:
     """Neck and heads of a segmentor under our names; none of classifiers."""
     renamed = {our_head(k): v for k, v in parts.others.items()}
     return {k: v for k, v in renamed.items() if k.startswith(SEGMENTOR)}

@@ -21,7 +21,7 @@ HEADS = (*CLASSIFIERS, 'neck.', 'decode_head.', 'auxiliary_head.',
 
 
 @dataclass
-class Parts:
+class Unwrapped:
     """Weights of a file.
 
     Args:
@@ -56,7 +56,8 @@ def unwrap(content: Mapping, source: str) -> Weights:
     return weights
 
 
-def split(weights: Weights, source: str, prefix: str | None = None) -> Parts:
+def split(weights: Weights, source: str,
+          prefix: str | None = None) -> Unwrapped:
     """Part the backbone from neck and heads.
 
     Args:
@@ -84,7 +85,7 @@ def split(weights: Weights, source: str, prefix: str | None = None) -> Parts:
               or (asked and not k.startswith(prefix))}
     strange = [k for k in weights
                if not k.startswith(prefix) and k not in others]
-    return Parts(backbone, others, strange)
+    return Unwrapped(backbone, others, strange)
 
 
 def _below(prefix: str, weights: Weights) -> Weights:

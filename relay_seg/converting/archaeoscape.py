@@ -6,7 +6,7 @@ import shapely
 
 from relay_seg.datasets import classes
 
-from .command import Converter, Plan
+from .command import Conversion, Converter
 from .labels import IGNORE
 from .parcels import Kinds, kinds_of, open_parcel
 from .running import Task
@@ -44,7 +44,7 @@ def split_of(name: str) -> str:
                      f'from 01 to {LAST_TEST}; rename or remove it.')
 
 
-def plan(raw: Path, repair: bool) -> Plan:
+def plan(raw: Path, repair: bool) -> Conversion:
     """Parcels of a raw folder."""
     root = next((folder for folder in (raw, raw / 'data')
                  if (folder / 'parcels.gpkg').exists()), None)
@@ -88,7 +88,7 @@ def plan(raw: Path, repair: bool) -> Plan:
         problems.append(
             f'{features_path}: {"; ".join(faults(features, empty))}, so where'
             ' it belongs cannot be known. Use --repair to leave it out.')
-    return Plan(tasks, problems)
+    return Conversion(tasks, problems)
 
 
 CONVERTER = Converter(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from relay_seg.datasets import classes
 
-from .command import Converter, Plan
+from .command import Conversion, Converter
 from .folders import files_by_stem, find_folder, pair
 from .labels import IGNORE, open_ids
 from .running import Task
@@ -40,7 +40,7 @@ def open_scene(image: Path, label: Path,
     return open_pair(image, open_ids(label, IDS), trim)
 
 
-def plan(raw: Path, trim: bool) -> Plan:
+def plan(raw: Path, trim: bool) -> Conversion:
     """Scenes of a raw folder."""
     images, labels = (find_folder(raw, [f'{name}_trainvaltest/{name}', name])
                       for name in ('leftImg8bit', 'gtFine'))
@@ -65,7 +65,7 @@ def plan(raw: Path, trim: bool) -> Plan:
             f'{raw} holds no labelled scene; looked for {images}/train/CITY/'
             f'*{IMAGE_ENDING}.png and {labels}/train/CITY/*{LABEL_ENDING}.png'
             '. Unpack both archives there.')
-    return Plan(tasks, problems, {
+    return Conversion(tasks, problems, {
         name: [task.name for task in tasks
                if task.split == 'val' and city_of(task.name) in cities]
         for name, cities in LISTS.items()})

@@ -32,7 +32,7 @@ OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(frozen=True)
-class Plan:
+class Conversion:
     """What a raw folder asks for.
 
     Args:
@@ -67,7 +67,7 @@ class Converter:
     name: str
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
-    plan: Callable[..., Plan]
+    plan: Callable[..., Conversion]
     published: Mapping[str, int] = field(default_factory=dict)
     finish: Callable[[Path, Manifest], Sequence[str]] | None = None
 
@@ -105,7 +105,7 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
         return INTERRUPTED
 
 
-def _convert(converter: Converter, plan: Plan, raw: Path, out: Path,
+def _convert(converter: Converter, plan: Conversion, raw: Path, out: Path,
              jobs: int, options: Mapping[str, object],
              console: Console) -> int:
     _refuse_strangers(plan, out)
@@ -193,7 +193,7 @@ def _check(converter: Converter, raw: Path, out: Path,
 
 
 def _look(converter: Converter, raw: Path,
-          options: Mapping[str, object]) -> Plan:
+          options: Mapping[str, object]) -> Conversion:
     """Plan, and check that no two scenes have one name."""
     if not raw.is_dir():
         raise FileNotFoundError(
@@ -209,7 +209,7 @@ def _look(converter: Converter, raw: Path,
     return plan
 
 
-def _refuse_strangers(plan: Plan, out: Path) -> None:
+def _refuse_strangers(plan: Conversion, out: Path) -> None:
     """A data set lists what is in its folders, so nothing else may be."""
     wanted = {path for task in plan.tasks for path in (task.image, task.label)}
     strangers = [path for path in _rasters(out) if path not in wanted]

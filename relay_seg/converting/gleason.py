@@ -5,7 +5,7 @@ from pathlib import Path
 
 from relay_seg.datasets import classes
 
-from .command import Converter, Plan
+from .command import Conversion, Converter
 from .folders import files_by_stem, find_folder, pair
 from .labels import IGNORE, open_ids
 from .running import Task
@@ -99,7 +99,7 @@ def map_folders(raw: Path, votes: str) -> tuple[list[Path], list[str]]:
                      'maps of the pathologists.'] if majority else []
 
 
-def plan(raw: Path, zero: str, trim: bool, votes: str) -> Plan:
+def plan(raw: Path, zero: str, trim: bool, votes: str) -> Conversion:
     """Cores of a raw folder."""
     images = find_folder(raw, ['Train Imgs', 'Train_Imgs', 'Train_imgs'])
     folders, remarks = map_folders(raw, votes)
@@ -133,7 +133,7 @@ def plan(raw: Path, zero: str, trim: bool, votes: str) -> Plan:
         remarks.append(
             f'{len(once)} core(s), e.g. {once[0]}, have no map in '
             f'{RELEASED_TWICE}/, which counts twice; the other maps decide.')
-    return Plan(tasks, problems, remarks=remarks)
+    return Conversion(tasks, problems, remarks=remarks)
 
 
 CONVERTER = Converter(

@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 
 from .bands import Sheet, check_alike, look_at
-from .command import Plan
+from .command import Conversion
 from .folders import files_by_stem, pair
 from .labels import IGNORE
 from .legend import Legend, as_text, make_legend, unused
@@ -193,7 +193,7 @@ def _outside(features: Vectors, parts: Sequence[Part],
             'of all scenes and are not used.']
 
 
-def plan(raw: Path, truth: Truth, args: argparse.Namespace) -> Plan:
+def plan(raw: Path, truth: Truth, args: argparse.Namespace) -> Conversion:
     """Scenes of a raw folder."""
     found, problems = find_sheets(raw, args)
     sheets = [sheet for _, sheet in found]
@@ -229,4 +229,4 @@ def plan(raw: Path, truth: Truth, args: argparse.Namespace) -> Plan:
         (part.sheet.path, *([truth.labels[part.sheet.path.stem]]
                             if truth.labels else []), *beside),
         open_part, dict(part=part, truth=drawn)) for part in parts]
-    return Plan(tasks, problems, remarks=[*remarks, *more])
+    return Conversion(tasks, problems, remarks=[*remarks, *more])

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from .manifest import file_record, fingerprint
-from .scenes import Scene, write_scene
+from .scenes import RawScene, write_scene
 
 #: Memory of GDAL's block cache in each process, in bytes.
 CACHE = 128 * 2**20
@@ -47,7 +47,7 @@ class Task:
     name: str
     split: str
     sources: tuple[Path, ...]
-    opening: Callable[..., AbstractContextManager[Scene]]
+    opening: Callable[..., AbstractContextManager[RawScene]]
     options: Mapping[str, object] = field(default_factory=dict)
 
     @property

@@ -34,7 +34,7 @@ class Label(Protocol):
         """Raise what only the whole label shows."""
 
 
-class Scene(Protocol):
+class RawScene(Protocol):
     """An image with its label, open for reading in rows."""
 
     grid: Grid
@@ -171,7 +171,7 @@ def _moments(pixels: np.ndarray) -> tuple[float, float]:
     return pixels.mean(dtype=np.float64), pixels.var(dtype=np.float64)
 
 
-def write_scene(scene: Scene, image: Path, label: Path, scratch: Path,
+def write_scene(scene: RawScene, image: Path, label: Path, scratch: Path,
                 palette: Sequence[Sequence[int]]) -> dict:
     """Write a scene; both files appear when both are whole.
 

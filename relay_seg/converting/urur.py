@@ -4,7 +4,7 @@ from pathlib import Path
 
 from relay_seg.datasets import classes
 
-from .command import Converter, Plan
+from .command import Conversion, Converter
 from .folders import files_by_stem, pair
 from .labels import IGNORE, open_colours
 from .manifest import SPLITS
@@ -47,7 +47,7 @@ def open_scene(image: Path, label: Path,
     return open_pair(image, open_colours(label, TABLES), trim)
 
 
-def plan(raw: Path, trim: bool) -> Plan:
+def plan(raw: Path, trim: bool) -> Conversion:
     """Scenes of a raw folder."""
     tasks, problems = [], []
     for split in SPLITS:
@@ -65,7 +65,7 @@ def plan(raw: Path, trim: bool) -> Plan:
             f'{raw} holds no scene of URUR; looked for '
             f'{{{",".join(SPLITS)}}}/image/*.{{tif,png}} with a label of the '
             'same name in label/. Give the folder that holds train/.')
-    return Plan(tasks, problems)
+    return Conversion(tasks, problems)
 
 
 CONVERTER = Converter(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relay_seg.class_ids import IGNORE
 
-from .report import Report, SceneCount, make_report
+from .report import MetricReport, SceneCount, make_report
 
 CHUNK = 2**22  # pixels counted at a time: their 64-bit indices take 32 MB
 
@@ -86,7 +86,7 @@ class ConfusionMetric(BaseMetric):
     """
 
     #: What the last evaluation found; in the first process only.
-    report: Report | None = None
+    report: MetricReport | None = None
 
     def __init__(self, ignore_index: int = IGNORE, collect_device: str = 'cpu',
                  prefix: str | None = None) -> None:

@@ -30,7 +30,7 @@ SMOKE_OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What is the same for all runs.
 
     Args:
@@ -85,7 +85,7 @@ class Run:
         return f'{self.published.name}/{self.model}/seed{self.seed}'
 
 
-def plan(settings: Settings, names: Sequence[str], models: Sequence[str],
+def plan(settings: RunSettings, names: Sequence[str], models: Sequence[str],
          seeds: int) -> list[Run]:
     """Runs in order: the first seed of all, then the second, ...
 
@@ -102,13 +102,13 @@ def plan(settings: Settings, names: Sequence[str], models: Sequence[str],
         for name in dict.fromkeys(names) for model in dict.fromkeys(models)]
 
 
-def config_of(run: Run, settings: Settings) -> Path:
+def config_of(run: Run, settings: RunSettings) -> Path:
     """Config of a run."""
     name = f'{run.model}_{run.published.name}.py'
     return settings.root / 'configs' / 'released' / name
 
 
-def training_command(run: Run, settings: Settings) -> list[str]:
+def training_command(run: Run, settings: RunSettings) -> list[str]:
     """Command that trains, or goes on with a training."""
     start = _start('train', settings, [str(config_of(run, settings))])
     return [*start, '--work-dir', str(run.folder), '--seed', str(run.seed),
@@ -116,7 +116,7 @@ def training_command(run: Run, settings: Settings) -> list[str]:
             *_overrides(run, settings)]
 
 
-def testing_command(run: Run, settings: Settings,
+def testing_command(run: Run, settings: RunSettings,
                  checkpoint: Path) -> list[str]:
     """Command that tests a checkpoint."""
     start = _start('test', settings,
@@ -125,7 +125,7 @@ def testing_command(run: Run, settings: Settings,
             *_overrides(run, settings)]
 
 
-def _start(task: str, settings: Settings, what: list[str]) -> list[str]:
+def _start(task: str, settings: RunSettings, what: list[str]) -> list[str]:
     tools = settings.root / 'tools'
     if settings.gpus > 1:  # through bash: a wheel need not keep modes
         return ['bash', str(tools / f'dist_{task}.sh'), *what,
@@ -133,7 +133,7 @@ def _start(task: str, settings: Settings, what: list[str]) -> list[str]:
     return [sys.executable, str(tools / f'{task}.py'), *what]
 
 
-def _overrides(run: Run, settings: Settings) -> list[str]:
+def _overrides(run: Run, settings: RunSettings) -> list[str]:
     options = []
     if settings.smoke or settings.data_root:
         data = settings.data_of(run.published)
@@ -147,7 +147,7 @@ def _overrides(run: Run, settings: Settings) -> list[str]:
 
 
 def prepare_commands(published: Published,
-                     settings: Settings) -> list[list[str]]:
+                     settings: RunSettings) -> list[list[str]]:
     """Commands that generate raw scenes for a smoke run and convert them."""
     raw = str(settings.runs / published.name / 'raw')
     return [[sys.executable, str(settings.root / 'data_prep/generated_raw.py'),
@@ -155,7 +155,7 @@ def prepare_commands(published: Published,
             convert_command(published, settings, raw)]
 
 
-def convert_command(published: Published, settings: Settings,
+def convert_command(published: Published, settings: RunSettings,
                     raw: str = 'RAW_FOLDER') -> list[str]:
     """Command that converts a download for the published numbers."""
     script = settings.root / 'data_prep' / f'{published.name}.py'
@@ -164,7 +164,7 @@ def convert_command(published: Published, settings: Settings,
             *(('--jobs', '1') if settings.smoke else ())]
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def environment(settings: RunSettings) -> dict[str, str]:
     """Of the commands: ``python`` in tools/*.sh is this Python."""
     first = str(Path(sys.executable).parent)
     return os.environ | dict(
@@ -172,7 +172,7 @@ def environment(settings: Settings) -> dict[str, str]:
         PYTHONUNBUFFERED='1')
 
 
-def as_text(command: Sequence[str], settings: Settings) -> str:
+def as_text(command: Sequence[str], settings: RunSettings) -> str:
     """A command to be pasted into a shell, patterns left to the shell."""
     words = [shlex.quote(word) for word in command]
     words = [f'{shlex.quote(word[:-len(BEST)])}{BEST}'
@@ -184,7 +184,7 @@ def as_text(command: Sequence[str], settings: Settings) -> str:
     return ' '.join(words)
 
 
-def commands_text(runs: Sequence[Run], settings: Settings) -> str:
+def commands_text(runs: Sequence[Run], settings: RunSettings) -> str:
     """Everything that would be run, as a shell script."""
     lines, prepared = [], set()
     for run in runs:
@@ -199,7 +199,7 @@ def commands_text(runs: Sequence[Run], settings: Settings) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def data_problem(published: Published, settings: Settings) -> str | None:
+def data_problem(published: Published, settings: RunSettings) -> str | None:
     """What keeps a data set from being trained on, with the remedy.
 
     Returns:
@@ -242,7 +242,7 @@ def data_problem(published: Published, settings: Settings) -> str | None:
     return None
 
 
-def options_of(run: Run, settings: Settings) -> dict:
+def options_of(run: Run, settings: RunSettings) -> dict:
     """What must not change while a run goes on."""
     from mmengine.config import Config
     config = config_of(run, settings)

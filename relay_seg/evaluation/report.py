@@ -22,7 +22,7 @@ class SceneCount(TypedDict):
     ignored: int
 
 
-class Report(TypedDict):
+class MetricReport(TypedDict):
     """All numbers of an evaluation; shares in percent, NaN if undefined.
 
     ``metrics`` over all scenes, one dict for each of ``classes`` and
@@ -80,7 +80,7 @@ def means(matrix: np.ndarray) -> dict[str, float]:
 
 
 def make_report(counts: Sequence[SceneCount],
-                classes: Sequence[str]) -> Report:
+                classes: Sequence[str]) -> MetricReport:
     """Sum the counts of scenes and say what they mean.
 
     Args:
@@ -98,7 +98,7 @@ def make_report(counts: Sequence[SceneCount],
          'predicted_pixels': int(predicted[i]),
          **{k: 100 * float(by_class[k][i]) for k in NAMES}}
         for i, name in enumerate(classes)]
-    return Report(
+    return MetricReport(
         metrics=means(matrix), classes=lines, scenes=_scene_lines(counts),
         confusion=matrix.tolist(),
         ignored=sum(c['ignored'] for c in counts))
@@ -125,7 +125,7 @@ def _scene_lines(counts: Sequence[SceneCount]) -> list[dict]:
     return lines
 
 
-def scenes_csv(report: Report) -> str:
+def scenes_csv(report: MetricReport) -> str:
     """The table of scenes as comma-separated values, empty where undefined.
     """
     out = StringIO()

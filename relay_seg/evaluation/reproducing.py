@@ -16,7 +16,7 @@ from .children import Children, Interrupted, ending_children
 from .planning import (
     BEST,
     Run,
-    Settings,
+    RunSettings,
     as_text,
     commands_text,
     data_problem,
@@ -50,7 +50,7 @@ class Failed(Exception):
     """A run that cannot be finished; the others go on."""
 
 
-def reproduce(settings: Settings, names: Sequence[str],
+def reproduce(settings: RunSettings, names: Sequence[str],
               models: Sequence[str], seeds: int,
               say: Callable[[str], None], dry_run: bool = False) -> int:
     """Train, test, and set the results beside the published numbers.
@@ -101,7 +101,7 @@ def reproduce(settings: Settings, names: Sequence[str],
     return 1 if failed else 0
 
 
-def _run_all(runs: Sequence[Run], settings: Settings, children: Children,
+def _run_all(runs: Sequence[Run], settings: RunSettings, children: Children,
              say: Callable[[str], None]) -> dict[str, str]:
     """Run what is not done yet; what failed, and why, by name."""
     failed: dict[str, str] = {}
@@ -126,7 +126,7 @@ def _run_all(runs: Sequence[Run], settings: Settings, children: Children,
     return failed
 
 
-def _prepare(run: Run, settings: Settings, children: Children,
+def _prepare(run: Run, settings: RunSettings, children: Children,
              teller: 'Teller') -> None:
     """Generate raw scenes and convert them, from scratch."""
     folder = settings.runs / run.published.name
@@ -146,7 +146,7 @@ def _forget(folder: Path) -> None:
             path.unlink()
 
 
-def carry_out(run: Run, settings: Settings, children: Children,
+def carry_out(run: Run, settings: RunSettings, children: Children,
               teller: 'Teller', lock: int) -> None:
     """Train and test, as far as that is not done.
 
@@ -187,7 +187,7 @@ def carry_out(run: Run, settings: Settings, children: Children,
                      f'{run.folder / "test.log"}.')
 
 
-def _run(command: Sequence[str], log: Path, settings: Settings,
+def _run(command: Sequence[str], log: Path, settings: RunSettings,
          children: Children, teller: 'Teller', *keep_open: int) -> None:
     teller(f'{as_text(command, settings)}\n  log: {log}')
     end = log.stat().st_size if log.is_file() else 0
@@ -200,7 +200,7 @@ def _run(command: Sequence[str], log: Path, settings: Settings,
         raise Failed(f'exit code {code}, see {log}\n{last.rstrip()}')
 
 
-def options_problem(run: Run, settings: Settings) -> str | None:
+def options_problem(run: Run, settings: RunSettings) -> str | None:
     """Why a run must not go on with these settings, nor stand beside others.
 
     Runs of one model that differ in the seed alone become one mean.
@@ -312,7 +312,7 @@ def short(line: str) -> str | None:
     return f'{task} {at}{done}/{total}{shown}'
 
 
-def _say_table(settings: Settings, names: Sequence[str],
+def _say_table(settings: RunSettings, names: Sequence[str],
                say: Callable[[str], None]) -> None:
     """Write all results of the folder as a table, say what was asked for."""
     found = {str(path): read_results(path)

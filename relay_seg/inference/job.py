@@ -26,7 +26,7 @@ from .checks import check_pixel_size, check_scene
 from .deciding import are_numbers, chances_of, check_numbers, decide, to_cpu
 from .forward import Forward
 from .inputs import Scene
-from .model import Bands, Classes, bands_of, classes_of
+from .model import Classes, ModelBands, bands_of, classes_of
 from .outputs import (
     chances_of_out,
     outputs_of,
@@ -71,7 +71,7 @@ class Job:
             refuse([(Scene(tuple(map(Path, scene)), out), settings)])
         self.inputs = Inputs(filter(None, (*scene, settings.aoi)))
         self.classes: Classes = classes_of(model)
-        bands: Bands = bands_of(model, settings.bands)
+        bands: ModelBands = bands_of(model, settings.bands)
         self.source = RasterSource(
             scene, bands, pixel_size=settings.pixel_size,
             skip_damaged=settings.on_error == 'skip')

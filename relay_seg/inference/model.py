@@ -20,7 +20,7 @@ from relay_seg.checkpoints import (
 from relay_seg.class_ids import spread_colours
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
-from .source import Bands
+from .source import ModelBands
 
 
 def load_model(config: str | Path | Config, checkpoint: str | Path, *,
@@ -79,7 +79,7 @@ def dataset_meta(cfg: Config) -> dict:
 
 
 def bands_of(model: SlideEncoderDecoder,
-             chosen: Sequence[int] | None = None) -> Bands:
+             chosen: Sequence[int] | None = None) -> ModelBands:
     """What a model makes of the bands of a scene.
 
     Args:
@@ -99,7 +99,7 @@ def bands_of(model: SlideEncoderDecoder,
         for i, value in enumerate(mean.flatten()))
     if chosen is None:
         chosen = _bands_of_config(getattr(model, 'cfg', None))
-    return Bands(mean, std, fill, tuple(chosen) if chosen else None)
+    return ModelBands(mean, std, fill, tuple(chosen) if chosen else None)
 
 
 def _bands_of_config(cfg: Config | None) -> Sequence[int] | None:

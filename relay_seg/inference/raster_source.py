@@ -33,14 +33,14 @@ from relay_seg.rasters.grid import told
 from relay_seg.rasters.mosaics import missing_parts
 from relay_seg.views import Window
 
-from .source import Bands
+from .source import ModelBands
 
 BLOCK = 64, 512  # rows of a file's blocks that are worth aligning with
 AGAIN = 4  # times that a block is read where files are known to be missing
 
 
 @dataclass(frozen=True)
-class Layer:
+class FileBands:
     """One file of a scene and its bands."""
     path: Path
     content: Content
@@ -59,7 +59,7 @@ class RasterSource:
             stopping there.
     """
 
-    def __init__(self, paths: Sequence[str | Path], bands: Bands, *,
+    def __init__(self, paths: Sequence[str | Path], bands: ModelBands, *,
                  pixel_size: float | None = None,
                  skip_damaged: bool = False) -> None:
         self.paths = tuple(Path(path) for path in paths)
@@ -94,7 +94,7 @@ class RasterSource:
         self.bytes = not pixel_size and not skip_damaged and all(
             layer.content.bytes for layer in self.layers)
 
-    def _look_at(self) -> list[Layer]:
+    def _look_at(self) -> list[FileBands]:
         """Check that the bands are those of the model."""
         found = []
         for path in self.paths:
@@ -138,10 +138,10 @@ class RasterSource:
         return open_raster(path, whole=not self.skip_damaged)
 
     def _layer_of(self, path: Path, bands: Sequence[int],
-                  fill: tuple[float, ...]) -> Layer:
+                  fill: tuple[float, ...]) -> FileBands:
         """Bands of a file, as they are read."""
         with self._look(path) as raster, self.as_read(raster) as read:
-            return Layer(path, content_of(read, bands), fill)
+            return FileBands(path, content_of(read, bands), fill)
 
     def as_read(self, raster: rasterio.DatasetReader
                 ) -> rasterio.DatasetReader:
@@ -239,7 +239,7 @@ class RasterReader:
             pixels[:, *inside] = np.nan
         return torch.from_numpy(pixels), torch.from_numpy(valid)
 
-    def _layer(self, layer: Layer, region: Window) -> np.ndarray:
+    def _layer(self, layer: FileBands, region: Window) -> np.ndarray:
         source = self._source
         try:
             with self._opened(layer.path) as raster:
@@ -257,7 +257,7 @@ class RasterReader:
                     '--on-error skip.') from error
         return self._by_blocks(layer, region)
 
-    def _by_blocks(self, layer: Layer, region: Window) -> np.ndarray:
+    def _by_blocks(self, layer: FileBands, region: Window) -> np.ndarray:
         """As much of a region as can be read, NaN elsewhere."""
         out = np.full((len(layer.fill), *region[2:4]), np.nan, np.float32)
         with self._opened(layer.path) as raster:
@@ -277,7 +277,7 @@ class RasterReader:
 
     @staticmethod
     def _patiently(again: int, raster: rasterio.DatasetReader,
-                   block: Window, layer: Layer) -> np.ndarray:
+                   block: Window, layer: FileBands) -> np.ndarray:
         """Pixels of a block, though reading it fails some times."""
         for _ in range(again):
             with suppress(RasterioError):

@@ -11,7 +11,7 @@ import relay_seg
 from relay_seg.rasters import changed, identity
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
-from .model import Bands, Classes, weights_digest
+from .model import Classes, ModelBands, weights_digest
 from .plan import Plan
 from .settings import Settings
 
@@ -46,7 +46,7 @@ class Inputs:
                     'the same command again when nobody writes to it.')
 
 
-def signature_of(model: SlideEncoderDecoder, inputs: Inputs, bands: Bands,
+def signature_of(model: SlideEncoderDecoder, inputs: Inputs, bands: ModelBands,
                  plan: Plan, classes: Classes, settings: Settings) -> dict:
     """What the class ids of a scene follow from, as JSON gives it back."""
     found = dict(

@@ -14,7 +14,7 @@ from relay_seg.views import Read, Window, crop, valid_mean
 
 
 @dataclass(frozen=True)
-class Bands:
+class ModelBands:
     """What a model makes of the bands of a scene.
 
     Args:
@@ -37,7 +37,7 @@ class Scale:
         device: Where the pixels lie.
     """
 
-    def __init__(self, bands: Bands, device: torch.device) -> None:
+    def __init__(self, bands: ModelBands, device: torch.device) -> None:
         self._mean, self._std = bands.mean.to(device), bands.std.to(device)
         #: Each band outside the scene: the mean, 0, or no data.
         self.fill = tuple(nan if isnan(x) else 0. for x in bands.fill)
@@ -81,7 +81,7 @@ class Source(Protocol):
         """A reader with files of its own, read from top to bottom."""
 
 
-def scene_reader(source: Source, bands: Bands) -> Read:
+def scene_reader(source: Source, bands: ModelBands) -> Read:
     """Normalised regions of a scene, over the border too: area means.
 
     Args:
@@ -121,7 +121,7 @@ class ArraySource:
     block_rows = 256
     tiled = True
 
-    def __init__(self, array: np.ndarray, bands: Bands,
+    def __init__(self, array: np.ndarray, bands: ModelBands,
                  nodata: float | None = None) -> None:
         if array.ndim != 3 or len(array) != len(bands.fill):
             raise ValueError(

@@ -14,7 +14,7 @@ from relay_seg.rasters import open_raster
 TAGS = 'RELAY_SEG'  # namespace of the tags of a prediction
 
 
-class Classes(NamedTuple):
+class Legend(NamedTuple):
     """What is known of the classes.
 
     Args:
@@ -31,7 +31,7 @@ class Classes(NamedTuple):
 
 
 def read_classes(paths: Sequence[Path],
-                 names: Sequence[str] | None) -> Classes:
+                 names: Sequence[str] | None) -> Legend:
     """Names and colours, each from the first file that has them.
 
     Args:
@@ -45,7 +45,7 @@ def read_classes(paths: Sequence[Path],
             colours = colours or _colour_table(raster)
     if names and len(names) > IGNORE:
         raise ValueError(f'{len(names)} class names; ids end at 254.')
-    return Classes(tuple(names or ()),
+    return Legend(tuple(names or ()),
                    tuple(colours or spread_colours(IGNORE)))
 
 

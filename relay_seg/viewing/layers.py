@@ -22,7 +22,7 @@ from relay_seg.rasters import (
     same_grid,
 )
 
-from .classes import Classes, read_classes, read_tag
+from .classes import Legend, read_classes, read_tag
 from .grids import check_fit, lay_over
 from .windows import WindowsShown, read_windows
 
@@ -120,7 +120,7 @@ class Layers:
     scene: Layer
     prediction: Layer
     truth: Layer | None
-    classes: Classes
+    classes: Legend
     windows: WindowsShown
 
     @property

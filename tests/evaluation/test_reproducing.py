@@ -23,7 +23,7 @@ from relay_seg.evaluation import planning
 from relay_seg.evaluation.children import Interrupted, ending_children
 from relay_seg.evaluation.planning import (
     BY_NAME,
-    Settings,
+    RunSettings,
     as_text,
     config_of,
     data_problem,
@@ -123,7 +123,7 @@ def write_manifest(folder, dataset='gleason', test=3, **options):
 
 
 def settings_of(root, **changes):
-    return Settings(**dict(root=root, out=root / 'out',
+    return RunSettings(**dict(root=root, out=root / 'out',
                            data_root=root / 'data') | changes)
 
 
@@ -142,7 +142,7 @@ def run(root, models=('rt_swin2_s', 'swin2_s'), seeds=1, names=('gleason', ),
 
 
 def test_every_cell_has_a_config_and_every_seed_a_folder():
-    settings = Settings(ROOT, Path('out'))
+    settings = RunSettings(ROOT, Path('out'))
     runs = plan(settings, list(BY_NAME), list(MODELS.values()), 3)
     assert len(runs) == 16 * 3
     assert len({r.folder for r in runs}) == len(runs)
@@ -154,7 +154,7 @@ def test_every_cell_has_a_config_and_every_seed_a_folder():
 
 
 def test_commands_are_those_of_the_tools():
-    settings = Settings(Path('.'), Path('out'), cfg_options=('a.b=1', ))
+    settings = RunSettings(Path('.'), Path('out'), cfg_options=('a.b=1', ))
     each, = plan(settings, ['urur'], ['vit_s'], 1)
     config, work = 'configs/released/vit_s_urur.py', 'out/urur/vit_s/seed42'
     assert training_command(each, settings) == [
@@ -166,7 +166,7 @@ def test_commands_are_those_of_the_tools():
 
 
 def test_several_gpus_go_through_the_shell_scripts_with_this_python(tmp_path):
-    settings = Settings(ROOT, tmp_path, gpus=3)
+    settings = RunSettings(ROOT, tmp_path, gpus=3)
     each, = plan(settings, ['urur'], ['vit_s'], 1)
     command = training_command(each, settings)
     assert command[:2] == ['bash', str(ROOT / 'tools/dist_train.sh')]
@@ -184,7 +184,7 @@ def test_several_gpus_go_through_the_shell_scripts_with_this_python(tmp_path):
 def test_data_may_be_elsewhere(tmp_path):
     write_manifest(tmp_path / 'cores')
     for given in (tmp_path / 'cores', tmp_path):
-        settings = Settings(ROOT, tmp_path, data_root=given)
+        settings = RunSettings(ROOT, tmp_path, data_root=given)
         each, = plan(settings, ['gleason'], ['vit_s'], 1)
         folder = tmp_path / ('cores' if given != tmp_path else 'gleason')
         options = training_command(each, settings)
@@ -369,14 +369,14 @@ def test_a_folder_in_use_is_left_alone(root):
 ])
 def test_data_that_are_not_there_or_not_right_are_said(
         tmp_path, name, manifest, remedy):
-    settings = Settings(ROOT, tmp_path, data_root=tmp_path / 'data')
+    settings = RunSettings(ROOT, tmp_path, data_root=tmp_path / 'data')
     if manifest is not None:
         write_manifest(tmp_path / 'data' / name, **manifest)
     assert re.search(remedy, data_problem(BY_NAME[name], settings), re.S)
 
 
 def test_data_are_complete(tmp_path):
-    settings = Settings(ROOT, tmp_path, data_root=tmp_path)
+    settings = RunSettings(ROOT, tmp_path, data_root=tmp_path)
     write_manifest(tmp_path / 'urur', 'urur', test=571)
     write_manifest(tmp_path / 'cityscapes', 'cityscapes')
     listed = tmp_path / 'cityscapes/frankfurt.txt'
