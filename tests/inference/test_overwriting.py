@@ -4,6 +4,7 @@ import resource
 import runpy
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -241,13 +242,15 @@ def test_numbers_that_mean_nothing(setting):
 # Full disks -----------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk():
-    """``small_disk(bytes)``: no file grows beyond that."""
+@contextmanager
+def small_disk(size):
+    """No file grows beyond some bytes; that of the test's report may."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(
-        resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -258,10 +261,9 @@ def chessboard(scene_file, tmp_path):
 
 
 @pytest.mark.parametrize('kilobytes', [1, 60, 110, 600])
-def test_a_full_disk_names_the_polygons(
-        chessboard, tmp_path, small_disk, kilobytes):
-    small_disk(1024 * kilobytes)
-    with pytest.raises(OSError, match='a.gpkg cannot be written.*Make room'):
+def test_a_full_disk_names_the_polygons(chessboard, tmp_path, kilobytes):
+    with (pytest.raises(OSError, match='a.gpkg cannot be written.*Make room'),
+          small_disk(1024 * kilobytes)):
         write_polygons(chessboard, tmp_path / 'a.gpkg', 'ab')
 
 
