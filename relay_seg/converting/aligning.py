@@ -12,8 +12,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from relay_seg.rasters import Grid, grid_of, known_crs, same_grid
-
-from .vectors import bounds_of
+from relay_seg.rasters.vectors import bounds_of
 
 #: Warped where neither raster says where on earth it is: any plane will do.
 SOME_PLANE = CRS.from_epsg(3857)

@@ -7,6 +7,16 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from relay_seg.rasters.vectors import (
+    Vectors,
+    bounds_of,
+    check_overlap,
+    faults,
+    read_vectors,
+    to_plane,
+    touching,
+)
+
 from .bands import Sheet, check_alike, look_at
 from .command import Conversion
 from .folders import files_by_stem, pair
@@ -23,15 +33,6 @@ from .splitting import (
     by_pattern,
     check_splits,
     shared_ground,
-)
-from .vectors import (
-    Vectors,
-    bounds_of,
-    check_overlap,
-    faults,
-    read_vectors,
-    to_plane,
-    touching,
 )
 
 RASTERS = '.tif', '.tiff', '.jp2', '.img', '.vrt', '.png'

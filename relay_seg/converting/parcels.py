@@ -13,11 +13,7 @@ from rasterio.windows import Window
 from shapely import Geometry
 
 from relay_seg.rasters import grid_of, known_crs
-
-from .aligning import laid_on, named, rounded
-from .labels import IGNORE
-from .sources import naming, open_source
-from .vectors import (
+from relay_seg.rasters.vectors import (
     Vectors,
     bounds_of,
     draw,
@@ -26,6 +22,10 @@ from .vectors import (
     to_plane,
     touching,
 )
+
+from .aligning import laid_on, named, rounded
+from .labels import IGNORE
+from .sources import naming, open_source
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,7 @@ from rasterio.enums import Resampling
 from shapely import Geometry
 
 from relay_seg.rasters import Grid, known_crs
-
-from .aligning import laid_on
-from .bands import Bands, Resampled, Sheet, open_bands
-from .labels import IGNORE, IdLabel
-from .legend import as_text
-from .sources import open_source
-from .vectors import (
+from relay_seg.rasters.vectors import (
     Vectors,
     bounds_of,
     draw,
@@ -27,6 +21,12 @@ from .vectors import (
     to_plane,
     touching,
 )
+
+from .aligning import laid_on
+from .bands import Bands, Resampled, Sheet, open_bands
+from .labels import IGNORE, IdLabel
+from .legend import as_text
+from .sources import open_source
 
 
 class Box(NamedTuple):

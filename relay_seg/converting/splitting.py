@@ -13,11 +13,12 @@ from math import ceil
 import numpy as np
 import shapely
 
+from relay_seg.rasters.vectors import Vectors, sound, to_plane
+
 from .bands import Sheet
 from .legend import as_text
 from .manifest import SPLITS
 from .parts import Box, Part, whole_box
-from .vectors import Vectors, sound, to_plane
 
 #: Parts that share less of their ground are neighbours.
 SHARED = 0.001

@@ -9,17 +9,11 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
-from rasterio.warp import transform
 
 from .plan import Plan
 from .source import Source
-
-#: Edges are cut to this share of the extent before they are reprojected:
-#: what is straight in one CRS is bent in another.
-PIECE = 1 / 1000
 
 
 @dataclass(frozen=True)
@@ -61,47 +55,28 @@ def read_area(path: str | Path, source: Source) -> Area:
         ValueError: It cannot be read, holds no polygon, or file or scene do
             not say where they are.
     """
-    import pyogrio
     import shapely
-    from pyogrio.errors import DataLayerError, DataSourceError
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f'{path} does not exist; --aoi takes a file '
-                                'of polygons.')
+
+    from relay_seg.rasters.vectors import read_vectors, to_plane
     if source.crs is None:
         raise ValueError(
             f'{source.name} has no CRS, so polygons have no place on it; '
             'assign one (for example with gdal_edit.py -a_srs) or leave out '
             '--aoi.')
-    try:
-        meta, _, wkb, _ = pyogrio.raw.read(path, columns=[], force_2d=True)
-        shapes = shapely.from_wkb(wkb)
-    except (DataSourceError, DataLayerError,
-            shapely.GEOSException) as error:
-        raise ValueError(f'{path} cannot be read ({error}); --aoi takes a '
-                         'file of polygons, such as a GeoPackage.') from error
-    if not meta['crs']:
-        raise ValueError(f'{path} has no CRS, so its place on {source.name} '
-                         'is not known; assign one.')
-    parts = shapely.get_parts(shapely.make_valid(shapes))
+    vectors = read_vectors(Path(path))
+    if vectors.crs is None:
+        raise ValueError(f'{path} has no CRS that names a place, so its place '
+                         f'on {source.name} is not known; assign one.')
+    parts = shapely.get_parts(shapely.make_valid(vectors.shapes))
     parts = shapely.get_parts(parts)
     parts = parts[shapely.get_type_id(parts) == 3]
     if not len(parts):
         raise ValueError(f'{path} holds no polygon; --aoi needs some.')
-    crs = CRS.from_user_input(meta['crs'])
-    left, bottom, right, top = shapely.total_bounds(parts)
-    parts = shapely.segmentize(parts, max(right - left, top - bottom) * PIECE)
     inverse = ~source.transform
-
-    def to_pixels(xy: np.ndarray) -> np.ndarray:
-        x, y = xy.T
-        if crs != source.crs:
-            x, y = map(np.asarray, transform(crs, source.crs, x, y))
-        x, y = inverse @ (x, y)
-        return np.column_stack([x, y])
-
     try:
-        moved = shapely.transform(parts, to_pixels)
+        moved = shapely.transform(
+            to_plane(parts, vectors.crs, source.crs),
+            lambda xy: np.column_stack(inverse @ tuple(xy.T)))
     except (RasterioError, CPLE_BaseError) as error:
         raise ValueError(
             f'{path} cannot be brought to {source.crs} of {source.name} '

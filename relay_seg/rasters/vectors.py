@@ -14,9 +14,8 @@ from rasterio.features import rasterize
 from rasterio.warp import transform
 from shapely import Geometry
 
-from relay_seg.rasters import known_crs
-
-from .sources import open_source
+from .grid import known_crs
+from .reading import open_raster
 
 POLYGONS = ('Polygon', 'MultiPolygon')
 #: Edges are cut to this share of the extent before they are reprojected:
@@ -57,7 +56,8 @@ def read_vectors(path: Path, layer: str | None = None) -> Vectors:
     """
     if not path.exists():
         raise FileNotFoundError(
-            f'{path} does not exist; complete the raw folder.')
+            f'{path} does not exist; check the path, or complete the raw '
+            'folder.')
     try:
         layers = [name for name, kind in pyogrio.list_layers(path) if kind]
         wanted = layer or path.stem
@@ -66,7 +66,7 @@ def read_vectors(path: Path, layer: str | None = None) -> Vectors:
         if len(layers) != 1 or layer not in (None, layers[0]):
             raise ValueError(
                 f'{path} has the layers {layers}; one with polygons is '
-                f'expected, or one named {wanted} (custom.py: --layer).')
+                f'expected, or one named {wanted}; custom.py takes --layer.')
         meta, ids, wkb, values = pyogrio.raw.read(
             path, layer=layers[0], return_fids=True, force_2d=True)
         shapes = shapely.from_wkb(wkb)
@@ -177,7 +177,7 @@ def check_overlap(features: Vectors, rasters: Sequence[Path]) -> None:
     seen = []
     for path in rasters:
         try:
-            with open_source(path) as raster:
+            with open_raster(path) as raster:
                 crs = known_crs(raster.crs)
                 bounds = bounds_of(
                     raster.height, raster.width, raster.transform)
