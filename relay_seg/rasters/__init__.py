@@ -10,19 +10,21 @@ from .grid import (
     transform_of,
 )
 from .identity import changed, files_of, identity
+from .opening import (
+    EXACT_OVERVIEWS,
+    exact_overviews,
+    open_raster,
+    reused_raster,
+)
 from .overwriting import MARK, is_prediction, refuse_overwriting
 from .reading import (
-    EXACT_OVERVIEWS,
     Content,
     choose_bands,
     content_of,
     data_bands,
-    exact_overviews,
-    open_raster,
     raster_reader,
     read_data,
     read_region,
-    reused_raster,
 )
 from .writing import copy_points, write_class_ids
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .identity import files_of, inode
-from .reading import open_raster
+from .opening import open_raster
 
 #: What files are marked with that a prediction wrote: a domain of metadata
 #: (GeoTIFF), a text (PNG), metadata of the layer (GeoPackage), a comment

@@ -15,7 +15,7 @@ from rasterio.warp import transform
 from shapely import Geometry
 
 from .grid import known_crs
-from .reading import open_raster
+from .opening import open_raster
 
 POLYGONS = ('Polygon', 'MultiPolygon')
 #: Edges are cut to this share of the extent before they are reprojected:

@@ -9,8 +9,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from .files import replacing
 from .grid import transform_of
+from .opening import open_raster
 from .overwriting import MARK
-from .reading import open_raster
 
 
 def write_class_ids(path: Path, ids: np.ndarray,

@@ -1,0 +1,169 @@
+"""Image files, opened: what cannot mean what one sees is refused here."""
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+
+import rasterio
+from PIL import Image
+
+# Some functions of rasterio let these of GDAL through.
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+from .mosaics import missing_parts
+
+#: Tag of files whose overviews hold exact means (converters write it).
+EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
+ORIENTATION = 0x0112  # of EXIF
+
+
+@contextmanager
+def open_raster(path: str | Path,
+                whole: bool = True) -> Iterator[rasterio.DatasetReader]:
+    """Open any image or raster that GDAL reads.
+
+    Args:
+        path: File.
+        whole: Refuse a virtual raster of which files are missing.
+
+    Raises:
+        FileNotFoundError: There is no such file, or one that it refers to.
+        ValueError: GDAL cannot read it, it ends too early, it holds no
+            bands, or its pixels are to be turned before they are shown.
+    """
+    if not Path(path).exists():
+        raise _missing(path)
+    with _named(path), _whole_png(), _open(path, whole) as raster:
+        yield raster
+
+
+@contextmanager
+def reused_raster(path: str | Path,
+                  factor: int = 1) -> Iterator[rasterio.DatasetReader]:
+    """As :func:`open_raster`, but the file stays open for the next time.
+
+    Each process has handles of its own, so that forked workers of a data
+    loader do not share a position in the file.
+
+    Args:
+        path: File.
+        factor: The file itself, 1, or its overview of this factor.
+    """
+    with _named(path):
+        raster = _open_once(str(path), factor, _stamp(path))
+        # To enter it takes as long as a small read.
+        with _whole_png() if raster.driver == 'PNG' else nullcontext():
+            yield raster
+
+
+def _stamp(path: str | Path) -> tuple[int, int, int]:
+    """Changes with the process and with the file."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    return os.getpid(), status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=128)
+def _open_once(path: str, factor: int,
+               stamp: tuple) -> rasterio.DatasetReader:
+    if factor == 1:
+        return _open(path)
+    return _open(path, overview_level=_overviews(path, stamp)[factor])
+
+
+def _open(path: str | Path, whole: bool = True,
+          **kwargs) -> rasterio.DatasetReader:
+    with warnings.catch_warnings(), _whole_png():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        raster = rasterio.open(path, **kwargs)
+    if not raster.count:
+        inside = ', '.join(raster.subdatasets) or 'none'
+        raise ValueError(
+            f'{path} is a container without bands of its own; give one of '
+            f'the rasters inside ({inside}), as a file made with '
+            'gdal_translate.')
+    if whole and raster.driver == 'VRT' and Path(path).is_file():
+        files = [part.file for part in missing_parts(path, raster.shape)]
+        if files:
+            raise FileNotFoundError(
+                f'{path} refers to {", ".join(files[:5])}'
+                f'{" and others" * (len(files) > 5)}, which are not there; '
+                'bring them back. (Prediction takes their pixels for no data '
+                'with --on-error skip.)')
+    turn = _orientation(raster)
+    if turn > 1:
+        raise ValueError(
+            f'{path} is to be turned or mirrored when it is shown (EXIF '
+            f'orientation {turn}), so its pixels lie elsewhere than one sees '
+            'them; turn the pixels first, for example with "mogrify '
+            f'-auto-orient {path}".')
+    return raster
+
+
+def _orientation(raster: rasterio.DatasetReader) -> int:
+    """How a JPEG or PNG says in EXIF that it is to be turned; 1: it is not.
+
+    GDAL tells it of JPEG only.
+    """
+    if raster.driver == 'JPEG':
+        return int(raster.tags().get('EXIF_Orientation', 1))
+    if raster.driver != 'PNG' or not os.path.isfile(raster.name):
+        return 1
+    with open(raster.name, 'rb') as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size, kind = struct.unpack('>I4s', head)
+            if kind == b'eXIf':  # before the pixels or after them
+                exif = Image.Exif()
+                exif.load(b'Exif\0\0' + file.read(size))
+                return exif.get(ORIENTATION, 1)
+            file.seek(size + 4, os.SEEK_CUR)
+    return 1
+
+
+def exact_overviews(path: str | Path) -> dict[int, int]:
+    """Overviews of a file that hold exact means: factor to level."""
+    return _overviews(str(path), _stamp(path))
+
+
+@lru_cache(maxsize=4096)
+def _overviews(path: str, stamp: tuple) -> dict[int, int]:
+    """See :func:`exact_overviews`.
+
+    Their cells start with the first pixel and are ``factor`` pixels wide.
+    Overviews that others made are left out: nothing says what they hold.
+    """
+    raster = _open_once(path, 1, stamp)
+    if not raster.tags().get(EXACT_OVERVIEWS):
+        return {}
+    return {factor: level
+            for level, factor in enumerate(raster.overviews(1))}
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Errors of GDAL as errors that name the file and the remedy."""
+    try:
+        yield
+    except (RasterioIOError, CPLE_BaseError) as error:
+        # What GDAL has said stands behind "see previous exception".
+        raise ValueError(
+            f'{path} cannot be read ({error.__cause__ or error}); it is '
+            'damaged or no image. Replace it, or take it out of the split.'
+        ) from error
+
+
+def _missing(path: str | Path) -> FileNotFoundError:
+    return FileNotFoundError(f'{path} does not exist; check data_root and '
+                             'data_prefix in the config.')
+
+
+def _whole_png() -> rasterio.Env:
+    """GDAL's fast path for whole PNGs does not see one that is cut."""
+    return rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO')
