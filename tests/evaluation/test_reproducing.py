@@ -418,11 +418,11 @@ def wait_until(condition, seconds=60):
 
 CALL = """
 import pathlib, sys
-from relay_seg.evaluation.planning import Settings
+from relay_seg.evaluation.planning import RunSettings
 from relay_seg.evaluation.reproducing import reproduce
 root = pathlib.Path(sys.argv[1])
 sys.exit(reproduce(
-    Settings(root, root / 'out', data_root=root / 'data'), ['gleason'],
+    RunSettings(root, root / 'out', data_root=root / 'data'), ['gleason'],
     ['rt_swin2_s', 'swin2_s'], 1, lambda text: print(text, flush=True)))
 """
 
