@@ -177,6 +177,7 @@ class Job:
                         found = self._decide(band.logits)
                     writing.append(writer.submit(
                         self._keep, band.index, band.valid, *found))
+                    del band, found  # the next ones need the memory
                     while len(writing) > WAITING:
                         writing.popleft().result()
             while writing:
