@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.datasets import classes
 from relay_seg.rasters.vectors import check_overlap, faults, read_vectors
 
 from .command import Conversion, Converter
-from .labels import IGNORE
 from .parcels import Kinds, kinds_of, open_parcel
 from .running import Task
 

@@ -9,8 +9,9 @@ import shapely
 from affine import Affine
 from PIL import Image
 
+from relay_seg.class_ids import IGNORE
+
 from . import archaeoscape, cityscapes, gleason, urur
-from .labels import IGNORE
 
 #: Height and width; multiples of nothing in particular.
 SIZES = dict(train=(150, 190), val=(90, 118), test=(90, 118))

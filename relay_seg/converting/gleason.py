@@ -3,11 +3,12 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.datasets import classes
 
 from .command import Conversion, Converter
 from .folders import files_by_stem, find_folder, pair
-from .labels import IGNORE, open_ids
+from .labels import open_ids
 from .running import Task
 from .scenes import Pair, open_pair
 from .votes import open_votes

@@ -9,11 +9,11 @@ import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import grid_of
 
 from .sources import open_source, read_rows
 
-IGNORE = 255
 UNKNOWN = -1
 NO_ENTRY = 2**24  # no packed colour is so large
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ImageColor
 
-from .labels import IGNORE
+from relay_seg.class_ids import IGNORE
 
 Colour = tuple[int, int, int]
 #: A label of 8 bits needs 255 for ignored and one id to spare.

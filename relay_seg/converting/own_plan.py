@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters.vectors import (
     Vectors,
     bounds_of,
@@ -20,7 +21,6 @@ from relay_seg.rasters.vectors import (
 from .bands import Sheet, check_alike, look_at
 from .command import Conversion
 from .folders import files_by_stem, pair
-from .labels import IGNORE
 from .legend import Legend, as_text, make_legend, unused
 from .manifest import SPLITS
 from .own_configs import window_size

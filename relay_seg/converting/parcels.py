@@ -12,6 +12,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 from shapely import Geometry
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import grid_of, known_crs
 from relay_seg.rasters.vectors import (
     Vectors,
@@ -24,7 +25,6 @@ from relay_seg.rasters.vectors import (
 )
 
 from .aligning import laid_on, named, rounded
-from .labels import IGNORE
 from .sources import naming, open_source
 
 

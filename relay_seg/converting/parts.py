@@ -11,6 +11,7 @@ from affine import Affine
 from rasterio.enums import Resampling
 from shapely import Geometry
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import Grid, known_crs
 from relay_seg.rasters.vectors import (
     Vectors,
@@ -24,7 +25,7 @@ from relay_seg.rasters.vectors import (
 
 from .aligning import laid_on
 from .bands import Bands, Resampled, Sheet, open_bands
-from .labels import IGNORE, IdLabel
+from .labels import IdLabel
 from .legend import as_text
 from .sources import open_source
 

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import Grid, same_grid
 
-from .labels import IGNORE
 from .sources import ColourImage, open_image
 from .writing import RasterWriter, label_colours, strips
 

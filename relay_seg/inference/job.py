@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 import relay_seg
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import (
     MARK,
     is_prediction,
@@ -44,7 +45,6 @@ from .signature import Inputs, fingerprint, signature_of
 from .stream import Timer, counting, stream
 from .team import Team, share, together
 from .writing import (
-    NODATA,
     Grid,
     Growing,
     class_ids,
@@ -202,7 +202,7 @@ class Job:
             shown = valid.numpy()
             if self.area is not None:
                 shown = shown & self.area.mask(top, bottom, self.grid.width)
-            kept = np.where(shown, ids.numpy(), np.uint8(NODATA))
+            kept = np.where(shown, ids.numpy(), np.uint8(IGNORE))
             shares, kind = None, self.settings.probabilities
             if kind and chances is not None:
                 shares = quantise(chances.numpy(), kind, shown)

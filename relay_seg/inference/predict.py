@@ -9,6 +9,7 @@ import numpy as np
 import rasterio
 import torch
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
 from .deciding import are_numbers, chances_of, check_numbers, decide
@@ -19,7 +20,6 @@ from .settings import AMP, Progress, Report, Settings, plan_for
 from .source import ArraySource
 from .stream import Timer, counting, stream
 from .team import Team, current_team, together
-from .writing import NODATA
 
 #: Bytes of GDAL's block cache, the default grows with the machine.
 CACHE = 64 * 2**20
@@ -117,7 +117,7 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
                         blend=blend, batch_size=batch_size, amp=amp)
     source = ArraySource(array, bands_of(model), nodata)
     plan = plan_for(model, source.shape, settings)
-    classes = np.full(source.shape, NODATA, np.uint8)
+    classes = np.full(source.shape, IGNORE, np.uint8)
     count = max(model.num_classes, 2)
     chances = np.full((count, *source.shape), np.nan,
                       np.float32) if probabilities else None
@@ -132,7 +132,7 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
         check_numbers(are_numbers(band.logits), source.name, low, high)
         valid = band.valid.numpy()
         classes[low:high] = np.where(
-            valid, decide(model, band.logits).cpu().numpy(), NODATA)
+            valid, decide(model, band.logits).cpu().numpy(), IGNORE)
         if chances is not None:
             chance = chances_of(band.logits).cpu().numpy()
             chances[:, low:high] = np.where(valid, chance, np.nan)

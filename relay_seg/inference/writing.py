@@ -18,12 +18,12 @@ from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import MARK, Grid, copy_points, open_raster
 from relay_seg.rasters.files import naming
 
 from .model import Classes
 
-NODATA = 255
 TILE = 256
 FORMATS = ('gtiff', 'cog')
 #: uint8 probabilities count in these steps; 255 is no data.
@@ -31,7 +31,7 @@ STEPS = 254
 #: How probabilities can be stored. GDAL below 3.11 knows no float16: a
 #: float32 of 16 bits is read by every version.
 PROBABILITIES = {
-    'uint8': dict(dtype='uint8', nodata=NODATA, predictor=2),
+    'uint8': dict(dtype='uint8', nodata=IGNORE, predictor=2),
     'float16': dict(dtype='float32', nodata=np.nan, nbits=16, predictor=3),
 }
 #: Gives rows [first, last) of all bands, (C, rows, W).
@@ -43,7 +43,7 @@ def quantise(probabilities: np.ndarray, kind: str,
     """Probabilities (C, H, W) as they are stored, with no data."""
     if kind == 'uint8':
         return np.where(valid, np.rint(probabilities * STEPS),
-                        NODATA).astype(np.uint8)
+                        IGNORE).astype(np.uint8)
     return np.where(valid, probabilities, np.nan).astype(np.float16)
 
 
@@ -66,10 +66,10 @@ def class_ids(classes: Classes) -> Form:
 
     def decorate(raster: rasterio.io.DatasetWriter) -> None:
         colours = {i: (*c, 255) for i, c in enumerate(classes.palette)}
-        raster.write_colormap(1, colours | {NODATA: (0, 0, 0, 0)})
+        raster.write_colormap(1, colours | {IGNORE: (0, 0, 0, 0)})
         raster.set_band_description(1, 'class')
 
-    return Form(dict(count=1, dtype='uint8', nodata=NODATA), decorate,
+    return Form(dict(count=1, dtype='uint8', nodata=IGNORE), decorate,
                 Resampling.mode)
 
 
