@@ -9,7 +9,13 @@ import numpy as np
 import torch
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
-from relay_seg.views import BLENDS, Window, as_size, in_proportion
+from relay_seg.views import (
+    BLENDS,
+    Window,
+    as_size,
+    check_batch_size,
+    in_proportion,
+)
 
 from .plan import Plan
 from .writing import FORMATS, PROBABILITIES
@@ -148,5 +154,6 @@ def plan_for(model: SlideEncoderDecoder, shape: tuple[int, int],
             batch_size = model.windows_at_once(size, input_size)
     return Plan(
         as_size(shape), size, stride,
-        settings.blend or cfg.get('blend', 'mean'), batch_size,
+        settings.blend or cfg.get('blend', 'mean'),
+        check_batch_size(batch_size),
         model.context_factors, input_size)

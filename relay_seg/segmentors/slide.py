@@ -21,6 +21,7 @@ from relay_seg.views import (
     as_size,
     batched,
     blend_weights,
+    check_batch_size,
     cut_views,
     plan_windows,
     reader,
@@ -185,7 +186,8 @@ class SlideEncoderDecoder(EncoderDecoder):
         window = as_size(cfg.crop_size)
         size = as_size(cfg.get('input_size') or window)
         batch_size = (self.windows_at_once(window, size)
-                      if cfg.get('batch_size') is None else cfg.batch_size)
+                      if cfg.get('batch_size') is None
+                      else check_batch_size(cfg.batch_size))
         if not validation:
             return Slide(window, as_size(cfg.stride), size,
                          cfg.get('blend', 'mean'), batch_size)

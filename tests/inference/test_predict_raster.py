@@ -526,6 +526,15 @@ def test_the_output_says_which_bands_were_read(cheap, noise, scene_file,
                                          'rgb.tif': [3]}
 
 
+def test_a_batch_of_no_windows_is_refused(cheap, scene, out):
+    model = cheap()
+    model.test_cfg.batch_size = 0
+    for call in (lambda: predict_raster(model, scene, out), model.slide):
+        with pytest.raises(ValueError, match='batch_size=0; use 1 or more'):
+            call()
+    assert not out.exists()
+
+
 def test_numbers_that_do_not_fit(cheap, noise, scene_file, tmp_path, out,
                                  caplog):
     from mmengine.logging import MMLogger
