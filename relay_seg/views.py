@@ -434,14 +434,6 @@ def _bounding_box(window: Window, margin: int, multiple: int) -> Window:
     return Window(top, left, bottom - top, right - left)
 
 
-def check_batch_size(size: int) -> int:
-    """A number of windows in a batch that is one."""
-    if size < 1:
-        raise ValueError(f'test_cfg.batch_size={size}; use 1 or more, or None '
-                         'for what the device can take.')
-    return size
-
-
 def batched(items: Sequence[Item],
             batch_size: int) -> Iterator[Sequence[Item]]:
     """Groups of ``batch_size`` items, the last one perhaps smaller."""

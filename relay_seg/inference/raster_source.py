@@ -236,7 +236,7 @@ class RasterReader:
             inside = (slice(max(y, 0), max(y + hole.height, 0)),
                       slice(max(x, 0), max(x + hole.width, 0)))
             valid[inside] = False
-            pixels[:, *inside] = np.nan
+            pixels[(slice(None), *inside)] = np.nan
         return torch.from_numpy(pixels), torch.from_numpy(valid)
 
     def _layer(self, layer: FileBands, region: Window) -> np.ndarray:

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from relay_seg.segmentors.slide import SlideEncoderDecoder
+from relay_seg.segmentors.slide import SlideEncoderDecoder, check_batch_size
 from relay_seg.views import (
     BLENDS,
     Window,
     as_size,
-    check_batch_size,
     in_proportion,
 )
 

@@ -21,7 +21,6 @@ from relay_seg.views import (
     as_size,
     batched,
     blend_weights,
-    check_batch_size,
     cut_views,
     plan_windows,
     reader,
@@ -33,6 +32,14 @@ from relay_seg.views import (
 ON_CPU, FEWEST, MOST = 8, 8, 256
 #: Share of a GPU's memory that the windows of a pass may take.
 SHARE = 0.4
+
+
+def check_batch_size(size: int) -> int:
+    """A number of windows in a batch that is one."""
+    if size < 1:
+        raise ValueError(f'test_cfg.batch_size={size}; use 1 or more, or None '
+                         'for what the device can take.')
+    return size
 
 
 class Slide(NamedTuple):
