@@ -32,7 +32,7 @@ from mmseg.registry import MODELS
 
 import relay_seg.registered  # noqa: F401
 from relay_seg.backbones import RelayViT
-from relay_seg.views import Window, cut_views, reader
+from relay_seg.views import Window, contexts_of, cut_views, reader
 
 FACTORS, TOKENS, BATCHES = (1, 2, 4, 8, 16), (0, 4, 16, 64), (1, 2, 4, 8, 16)
 SIDES = 1024, 2048, 4096, 8192, 16384
@@ -80,7 +80,7 @@ def factors(rounds: int) -> dict[str, list[float]]:
     model = small_vit(4)
     views = tuple(torch.rand(2, 4, 3, side, side))
     read = reader(scene, 0.)
-    cut = in_turns({k: partial(cut_views, read, window, (k, ))
+    cut = in_turns({k: partial(cut_views, read, window, contexts_of((k, )))
                     for k in FACTORS}, rounds)
     run = in_turns({k: partial(forward, model, views) for k in FACTORS},
                    rounds)

@@ -169,19 +169,22 @@ def pixel_size(cfg: Config) -> float:
 def _check_input(cfg: Config, size: Size) -> None:
     """Does the model take views of this size?"""
     kind = str(cfg.model.backbone.type).split('.')[-1]
+    from relay_seg.views import contexts_of
     stride = STRIDES.get(kind, 32)
     if kind in STRIDES:
         stride = cfg.model.backbone.get('patch_size', stride)
-    # Centres of global views lie on whole pixels.
-    factors = [k * (2 - k % 2) for k in cfg.model.get('context_factors', ())]
-    multiple = lcm(stride, *factors)
+    contexts = contexts_of(cfg.model.get('context_factors', ()),
+                           cfg.model.get('context_reductions'))
+    multiple = lcm(stride, *(n for k, r in contexts for n in (
+        r * (2 - k % 2),  # centres of global views lie on whole pixels
+        r * stride // gcd(r * stride, k))))
     if any(side % multiple for side in size):
         near = tuple(max(round(side / multiple), 1) * multiple
                      for side in size)
         raise ValueError(
             f'views of {_show(size)} pixels do not fit {kind}'
             + (f' with context factors {tuple(cfg.model.context_factors)}'
-               if factors else '')
+               if contexts else '')
             + f'; use multiples of {multiple}, such as --input '
             f'{" ".join(map(str, near))}.')
 

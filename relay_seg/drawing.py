@@ -12,6 +12,7 @@ from rasterio.windows import Window as RasterWindow
 from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import content_of, data_bands, open_raster
 from relay_seg.rasters.reading import LARGEST
+from relay_seg.views import LOCAL, Context
 
 GAP = 8  # pixels between panels
 MARGIN = 18  # pixels for a caption
@@ -200,18 +201,19 @@ def draw_prediction(path: Path, truth: np.ndarray | None,
 
 
 def draw_sample(views: Sequence[np.ndarray], labels: Sequence[np.ndarray],
-                factors: Sequence[int],
+                contexts: Sequence[Context],
                 palette: Sequence[Sequence[int]]) -> Image.Image:
     """Views of a window, the window outlined in the global ones, and labels.
 
     Args:
         views: (C, H, W) each, local first.
         labels: (H, W) of the local view, (k*H, k*W) of the global ones.
-        factors: Context factor of each global view.
+        contexts: The global views.
         palette: Colour of each class.
     """
     images, captions = [], []
-    for view, label, k in zip(views, labels, (1, *factors)):
+    for view, label, (k, reduction) in zip(
+            views, labels, (LOCAL, *contexts)):
         shape = view.shape[-2:]
         for image, what in ((as_rgb(view), 'view'),
                             (colour_label(reduce_label(label, shape),
@@ -220,6 +222,7 @@ def draw_sample(views: Sequence[np.ndarray], labels: Sequence[np.ndarray],
                 image = _outline(image, k)
             images.append(image)
             name = 'local' if k == 1 else f'global k={k}'
+            name += f' / {reduction}' if reduction != k else ''
             captions.append(f'{name} {what}')
     return panels(images, captions)
 

@@ -71,6 +71,63 @@ def surroundings(window: Window, factor: int) -> Window:
                   factor * window.height, factor * window.width, window.angle)
 
 
+class Context(NamedTuple):
+    """What a view shows, beside the local view of the same window.
+
+    Args:
+        factor: Its extent over that of the window, k.
+        reduction: Side of its pixels over that of a local one. As large as
+            the factor it has as many pixels as the local view, twice as
+            large half as many along each side.
+    """
+    factor: int = 1
+    reduction: int = 1
+
+    def size(self, local: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in pixels, from those of the local view."""
+        height, width = (self.factor * side / self.reduction for side in local)
+        if height % 1 or width % 1:
+            raise ValueError(
+                f'a global view {self.factor} times as wide as '
+                f'{local[0]} x {local[1]} pixels has no whole number of '
+                f'pixels {self.reduction} times as coarse; use another of '
+                'context_reductions.')
+        return int(height), int(width)
+
+
+#: The local view itself.
+LOCAL = Context()
+
+
+def view_sizes(local: tuple[int, int],
+               contexts: Sequence[Context]) -> list[tuple[int, int]]:
+    """Height and width of each view in pixels, the local one first."""
+    return [context.size(local) for context in (LOCAL, *contexts)]
+
+
+def contexts_of(factors: Sequence[int],
+                reductions: Sequence[int] | None = None
+                ) -> tuple[Context, ...]:
+    """The global views of a config, from narrow to wide.
+
+    Args:
+        factors: Context factor of each, increasing.
+        reductions: Reduction of each; as large as the factors by default.
+    """
+    factors = tuple(factors)
+    reductions = factors if reductions is None else tuple(reductions)
+    if (list(factors) != sorted(set(factors)) or min(factors, default=1) < 1
+            or any(int(k) != k for k in factors)):
+        raise ValueError(f'context_factors={factors} are not whole numbers '
+                         'that increase from at least 1, narrow to wide.')
+    if len(reductions) != len(factors) or min(reductions, default=1) < 1 or (
+            any(int(r) != r for r in reductions)):
+        raise ValueError(
+            f'context_reductions={reductions} are not one whole number of at '
+            f'least 1 for each of context_factors={factors}.')
+    return tuple(map(Context, factors, reductions))
+
+
 class ViewGrid(NamedTuple):
     """Cells of native pixels in which the same view of any window is read.
 
@@ -97,7 +154,7 @@ class ViewGrid(NamedTuple):
                       self.width * self.reduction)
 
 
-def view_grid(size: tuple[int, int], factor: int,
+def view_grid(size: tuple[int, int], context: Context,
               input_size: tuple[int, int]) -> ViewGrid:
     """How one view of windows is read.
 
@@ -106,12 +163,12 @@ def view_grid(size: tuple[int, int], factor: int,
 
     Args:
         size: Height and width of a window in native pixels.
-        factor: Context factor of the view, 1 for the local one.
-        input_size: Height and width of the view in pixels.
+        context: Which view.
+        input_size: Height and width of the local view in pixels.
     """
-    region = surroundings(Window(0, 0, *size), factor)
-    reduction = max(min(region.height // input_size[0],
-                        region.width // input_size[1]), 1)
+    region = surroundings(Window(0, 0, *size), context.factor)
+    height, width = context.size(input_size)
+    reduction = max(min(region.height // height, region.width // width), 1)
     while region.height % reduction or region.width % reduction:
         reduction -= 1
     return ViewGrid(region.top, region.left, region.height // reduction,
@@ -301,28 +358,29 @@ def reader(image: Image, fill: float | Sequence[float]) -> Read:
     return read
 
 
-def cut_views(read: Read, window: Window, factors: Sequence[int],
+def cut_views(read: Read, window: Window, contexts: Sequence[Context],
               size: tuple[int, int] | None = None) -> tuple[Image, ...]:
     """The local view of an upright window and its global views.
 
     Args:
         read: Gives the pixels of a region, reduced by a factor.
         window: Local window, angle 0.
-        factors: Context factors, increasing.
-        size: Height and width of the views; those of the window by default.
+        contexts: The global views, narrow to wide.
+        size: Height and width of the local view; those of the window by
+            default.
 
     Returns:
-        Local view, then one global view for each factor, in floating point,
-        all of the shape (..., *size). A view whose pixels are a whole number
-        of native pixels wide is the area mean of its region (Relay Tokens,
-        TMLR 2026); see :func:`fit` for others.
+        Local view (..., *size), then the global views, each
+        (..., *context.size(size)), in floating point. A view whose pixels
+        are a whole number of native pixels wide is the area mean of its
+        region (Relay Tokens, TMLR 2026); see :func:`fit` for others.
     """
     size = size or window[2:4]
     views = []
-    for factor in (1, *factors):
-        grid = view_grid(window[2:4], factor, size)
+    for context in (LOCAL, *contexts):
+        grid = view_grid(window[2:4], context, size)
         cells = read(grid.region(window.top, window.left), grid.reduction)
-        views.append(fit(area_mean(cells, 1), size))
+        views.append(fit(area_mean(cells, 1), context.size(size)))
     return tuple(views)
 
 
@@ -330,7 +388,7 @@ def center(image: Image, factor: int) -> Image:
     """The part of a global view that its local view shows.
 
     Args:
-        image: Pixels of a global view, (..., H, W).
+        image: Pixels of a global view, (..., H, W), however coarse.
         factor: Context factor k of that view.
 
     Returns:

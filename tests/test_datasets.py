@@ -57,7 +57,7 @@ def test_scenes_are_found_with_shape_and_label(scenes):
             assert scene[key] == str(
                 scenes / f'{folder}_dir/train/{name}.tif')
         assert scene['scene_shape'] == SHAPE
-        assert scene['context_factors'] == (2, 4)
+        assert scene['contexts'] == ((2, 2), (4, 4))
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])

@@ -46,15 +46,18 @@ def record(model, views, monkeypatch):
     """Outputs of a model, and of each of its relay steps."""
     steps = []
 
-    def recording_step(block, branches, relay, fusion):
-        copies = []
+    def recording_step(blocks, branches, relay, fusion, local_only):
+        copies, block = [], blocks[0]
+        assert not local_only
+        assert all(other is block for other in blocks)
 
         def recording_block(x, relay):
             x, relay = block(x, relay)
             copies.append(relay)
             return x, relay
 
-        out = relay_step(recording_block, branches, relay, fusion)
+        out = relay_step(
+            [recording_block] * len(blocks), branches, relay, fusion)
         copies = torch.cat(copies).chunk(len(branches))
         steps.append((branches, relay, copies, *out))
         return out

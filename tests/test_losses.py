@@ -23,9 +23,10 @@ from relay_seg.losses import (
 from relay_seg.losses.global_view import soft_labels
 from relay_seg.segmentors.head_losses import head_losses
 from relay_seg.structures import label_field
-from relay_seg.views import area_mean, center
+from relay_seg.views import LOCAL, Context, area_mean, center
 
 CLASSES, K, IGNORE = 4, 4, 255
+WIDE = Context(K, K)
 WEIGHTS = [0.2, 1., 0., 7.5]
 
 
@@ -87,8 +88,8 @@ def test_losses_and_gradients_are_the_authors(name, suffix, dtype, tolerance):
     label = theirs['target']
     ce = local_loss(local, label)
     context = GlobalViewLoss(
-        0.1, extent='center', avg_non_ignore=False)(wide, label, K)
-    agree = AgreementLoss(0.1, mask_ignored=False)(local, wide, label, K)
+        0.1, extent='center', avg_non_ignore=False)(wide, label, WIDE)
+    agree = AgreementLoss(0.1, mask_ignored=False)(local, wide, label, WIDE)
     total = ce + context + agree
     total.backward()
 
@@ -107,7 +108,7 @@ def test_losses_and_gradients_are_the_authors(name, suffix, dtype, tolerance):
 def test_the_authors_divisors_differ_from_ours_where_labels_are_ignored():
     theirs = golden.load('loss_ignore')
     wide, label = theirs['logits_global'], theirs['target']
-    ours = GlobalViewLoss(1., 'center')(wide, label, K)
+    ours = GlobalViewLoss(1., 'center')(wide, label, WIDE)
     valid = soft_labels(label, CLASSES, K)[1]
     assert valid.float().mean() < 1
     assert (ours * valid.float().mean()).item() == pytest.approx(
@@ -148,7 +149,7 @@ def test_global_loss_equals_a_loop(k, extent, avg_non_ignore):
     _, wide, label, wide_label = batch(4 * k, 6 * k, k=k)
     loss = GlobalViewLoss(1., extent, avg_non_ignore)
     target_label = wide_label if extent == 'full' else label
-    ours = loss(wide, target_label, k)
+    ours = loss(wide, target_label, Context(k, k))
     target, valid = naive_shares(target_label, CLASSES, k)
     assert 0 < valid.mean() < 1
     cells = wide if extent == 'full' else center(wide, k)
@@ -161,7 +162,8 @@ def test_global_loss_equals_a_loop(k, extent, avg_non_ignore):
 @pytest.mark.parametrize('mask_ignored', [True, False])
 def test_agreement_loss_equals_a_loop(k, mask_ignored):
     local, wide, label, _ = batch(4 * k, 6 * k, k=k)
-    ours = AgreementLoss(1., mask_ignored)(local, wide, label, k)
+    ours = AgreementLoss(1., mask_ignored)(
+        local, wide, label, Context(k, k))
     valid = naive_shares(label, CLASSES, k)[1]
     assert 0 < valid.mean() < 1
     valid = valid if mask_ignored else np.ones_like(valid)
@@ -172,8 +174,8 @@ def test_agreement_loss_equals_a_loop(k, mask_ignored):
 
 def test_weight_scales_the_loss_and_is_a_tenth_by_default():
     local, wide, label, wide_label = batch()
-    for loss, given in ((GlobalViewLoss, (wide, wide_label, K)),
-                        (AgreementLoss, (local, wide, label, K))):
+    for loss, given in ((GlobalViewLoss, (wide, wide_label, WIDE)),
+                        (AgreementLoss, (local, wide, label, WIDE))):
         assert torch.allclose(loss()(*given) * 10, loss(1.)(*given))
 
 
@@ -182,14 +184,14 @@ def test_full_extent_looks_at_the_whole_global_label():
     changed = wide_label.clone()
     changed[:, 0, 0] = (changed[:, 0, 0] + 1) % CLASSES  # a far corner
     loss = GlobalViewLoss(extent='full')
-    assert loss(wide, wide_label, K) != loss(wide, changed, K)
-    loss(wide, wide_label, K).backward()
+    assert loss(wide, wide_label, WIDE) != loss(wide, changed, WIDE)
+    loss(wide, wide_label, WIDE).backward()
     assert (wide.grad.abs().sum(1) > 0).all()
 
 
 def test_center_extent_looks_at_the_middle_only():
     _, wide, label, _ = batch(share_ignored=0.)
-    GlobalViewLoss(extent='center')(wide, label, K).backward()
+    GlobalViewLoss(extent='center')(wide, label, WIDE).backward()
     touched = wide.grad.abs().sum(1) > 0
     assert center(touched, K).all()
     assert touched.sum() == center(touched, K).numel()
@@ -199,14 +201,15 @@ def test_full_extent_is_the_center_extent_of_equal_cells():
     # A scene that repeats: the far cells say the same as the middle ones.
     cell = torch.randint(CLASSES, (1, K, K))
     logits = torch.randn(1, CLASSES, 1, 1).expand(1, CLASSES, 16, 16)
-    full = GlobalViewLoss(extent='full')(logits, cell.repeat(1, 16, 16), K)
-    middle = GlobalViewLoss(extent='center')(logits, cell.repeat(1, 4, 4), K)
+    full = GlobalViewLoss(extent='full')(logits, cell.repeat(1, 16, 16), WIDE)
+    middle = GlobalViewLoss(extent='center')(
+        logits, cell.repeat(1, 4, 4), WIDE)
     assert torch.allclose(full, middle)
 
 
 def test_agreement_moves_both_branches():
     local, wide, label, _ = batch(share_ignored=0.)
-    AgreementLoss()(local, wide, label, K).backward()
+    AgreementLoss()(local, wide, label, WIDE).backward()
     assert (local.grad.abs().sum(1) > 0).all()
     assert (center(wide.grad, K).abs().sum(1) > 0).all()
 
@@ -215,7 +218,7 @@ def test_agreement_is_lowest_where_the_views_agree():
     local = torch.zeros(1, CLASSES, 8, 8)
     local[:, 1] = 20.
     label = torch.zeros(1, 8, 8, dtype=torch.long)
-    costs = [AgreementLoss(1.)(local, local.roll(i, 1), label, K).item()
+    costs = [AgreementLoss(1.)(local, local.roll(i, 1), label, WIDE).item()
              for i in range(CLASSES)]
     assert costs[0] == pytest.approx(0, abs=1e-6)
     assert min(costs[1:]) == pytest.approx(20, rel=1e-3)
@@ -226,7 +229,7 @@ def test_factor_one_is_the_ordinary_cross_entropy():
     expected = torch.nn.functional.cross_entropy(
         wide, label, ignore_index=IGNORE)
     for extent in ('full', 'center'):
-        ours = GlobalViewLoss(1., extent)(wide, label, 1)
+        ours = GlobalViewLoss(1., extent)(wide, label, LOCAL)
         assert torch.allclose(ours, expected)
 
 
@@ -236,11 +239,12 @@ def test_factor_one_is_the_ordinary_cross_entropy():
 @pytest.mark.parametrize('avg_non_ignore', [True, False])
 def test_ignored_cells_move_nothing(avg_non_ignore):
     local, wide, label, wide_label = batch()
-    GlobalViewLoss(1., 'full', avg_non_ignore)(wide, wide_label, K).backward()
+    GlobalViewLoss(1., 'full', avg_non_ignore)(
+        wide, wide_label, WIDE).backward()
     valid = soft_labels(wide_label, CLASSES, K)[1]
     assert (wide.grad.abs().sum(1) > 0).equal(valid)
     wide.grad = None
-    AgreementLoss()(local, wide, label, K).backward()
+    AgreementLoss()(local, wide, label, WIDE).backward()
     valid = soft_labels(label, CLASSES, K)[1]
     assert (center(wide.grad, K).abs().sum(1) > 0).equal(valid)
     pixels = valid.repeat_interleave(K, 1).repeat_interleave(K, 2)
@@ -256,9 +260,9 @@ def test_a_batch_of_ignored_pixels_costs_exactly_zero(scale, avg_non_ignore):
     wide_label = torch.full((2, 64, 64), IGNORE, dtype=torch.uint8)
     losses = [
         local_loss(local, label),
-        GlobalViewLoss(1., 'full', avg_non_ignore)(wide, wide_label, K),
-        GlobalViewLoss(1., 'center', avg_non_ignore)(wide, label, K),
-        AgreementLoss(1.)(local, wide, label, K)
+        GlobalViewLoss(1., 'full', avg_non_ignore)(wide, wide_label, WIDE),
+        GlobalViewLoss(1., 'center', avg_non_ignore)(wide, label, WIDE),
+        AgreementLoss(1.)(local, wide, label, WIDE)
     ]
     assert [loss.item() for loss in losses] == [0, 0, 0, 0]
     sum(losses).backward()
@@ -273,7 +277,7 @@ def test_an_ignored_sample_does_not_count():
         (GlobalViewLoss(), (wide, wide_label), (wide[:1], wide_label[:1])),
         (AgreementLoss(), (local, wide, label),
          (local[:1], wide[:1], label[:1]))):
-        assert torch.allclose(loss(*both, K), loss(*first, K))
+        assert torch.allclose(loss(*both, WIDE), loss(*first, WIDE))
 
 
 # Use
@@ -285,8 +289,8 @@ def test_half_precision_stays_finite_and_close(dtype):
     for loss, logits, target in (
         (GlobalViewLoss(1.), (wide, ), wide_label),
         (AgreementLoss(1.), (local, wide), label)):
-        full = loss(*logits, target, K)
-        half = loss(*(x.detach().to(dtype) for x in logits), target, K)
+        full = loss(*logits, target, WIDE)
+        half = loss(*(x.detach().to(dtype) for x in logits), target, WIDE)
         assert half.item() == pytest.approx(full.item(), rel=0.05)
 
 
@@ -309,15 +313,15 @@ def test_a_centre_between_pixels_is_refused(side):
     for loss, given in ((GlobalViewLoss(extent='center'), (logits, label)),
                         (AgreementLoss(), (logits, logits, label))):
         with pytest.raises(ValueError, match='multiples of 8'):
-            loss(*given, K)
+            loss(*given, WIDE)
 
 
 def test_labels_of_the_wrong_extent_are_refused():
     _, wide, label, wide_label = batch()
     with pytest.raises((ValueError, RuntimeError)):
-        GlobalViewLoss(extent='full')(wide, label, K)
+        GlobalViewLoss(extent='full')(wide, label, WIDE)
     with pytest.raises((ValueError, RuntimeError)):
-        GlobalViewLoss(extent='center')(wide, wide_label, K)
+        GlobalViewLoss(extent='center')(wide, wide_label, WIDE)
 
 
 # Weights of classes
@@ -343,12 +347,13 @@ def test_equal_weights_of_classes_change_nothing():
     torch.testing.assert_close(
         local_loss(local, label, **alike), local_loss(local, label))
     torch.testing.assert_close(
-        GlobalViewLoss(**alike)(wide, wide_label, K),
-        GlobalViewLoss()(wide, wide_label, K))
+        GlobalViewLoss(**alike)(wide, wide_label, WIDE),
+        GlobalViewLoss()(wide, wide_label, WIDE))
     for mask in (True, False):
         torch.testing.assert_close(
-            AgreementLoss(mask_ignored=mask, **alike)(local, wide, label, K),
-            AgreementLoss(mask_ignored=mask)(local, wide, label, K))
+            AgreementLoss(mask_ignored=mask, **alike)(
+                local, wide, label, WIDE),
+            AgreementLoss(mask_ignored=mask)(local, wide, label, WIDE))
 
 
 @pytest.mark.parametrize('settings', [
@@ -392,14 +397,14 @@ def test_weighted_losses_of_certain_shares_are_pytorchs():
     label = cells.repeat_interleave(K, 1).repeat_interleave(K, 2)
     weights = torch.tensor(WEIGHTS, dtype=wide.dtype)
     torch.testing.assert_close(
-        GlobalViewLoss(1., class_weight=WEIGHTS)(wide, label, K),
+        GlobalViewLoss(1., class_weight=WEIGHTS)(wide, label, WIDE),
         F.cross_entropy(wide, cells, weights, ignore_index=IGNORE))
     middle = center(cells, K)
     label = middle.repeat_interleave(K, 1).repeat_interleave(K, 2)
     certain = 1e3 * F.one_hot(label.where(label != IGNORE, 0), CLASSES)
     torch.testing.assert_close(
         AgreementLoss(1., class_weight=WEIGHTS)(
-            certain.movedim(-1, 1).double(), wide, label, K),
+            certain.movedim(-1, 1).double(), wide, label, WIDE),
         F.cross_entropy(
             center(wide, K), middle, weights, ignore_index=IGNORE))
 
@@ -409,7 +414,7 @@ def test_weighted_global_loss_equals_a_loop(extent):
     _, wide, label, wide_label = batch()
     target_label = wide_label if extent == 'full' else label
     ours = GlobalViewLoss(1., extent, class_weight=WEIGHTS)(
-        wide, target_label, K)
+        wide, target_label, WIDE)
     target, valid = naive_shares(target_label, CLASSES, K)
     assert 0 < valid.mean() < 1
     cells = wide if extent == 'full' else center(wide, K)
@@ -425,7 +430,7 @@ def test_a_heavy_class_is_not_avoided_where_nothing_speaks_against_it():
     """A global view that knows nothing does not move the local one."""
     local, wide, label, _ = batch(share_ignored=0.)
     AgreementLoss(class_weight=[1., 1., 1., 50.])(
-        local, torch.zeros_like(wide), label, K).backward()
+        local, torch.zeros_like(wide), label, WIDE).backward()
     assert local.grad.abs().max() < 1e-12
 
 
@@ -437,8 +442,8 @@ def test_weighted_losses_of_ignored_pixels_are_exactly_zero(weights):
     wide_label = torch.full((2, 64, 64), IGNORE, dtype=torch.uint8)
     losses = [
         local_loss(local, label, class_weight=weights),
-        GlobalViewLoss(class_weight=weights)(wide, wide_label, K),
-        AgreementLoss(class_weight=weights)(local, wide, label, K)
+        GlobalViewLoss(class_weight=weights)(wide, wide_label, WIDE),
+        AgreementLoss(class_weight=weights)(local, wide, label, WIDE)
     ]
     assert [loss.item() for loss in losses] == [0, 0, 0]
     sum(losses).backward()
@@ -451,7 +456,7 @@ def test_a_batch_of_a_class_without_weight_costs_nothing():
     assert local_loss(local, torch.full_like(label, 2),
                       class_weight=WEIGHTS) == 0
     assert GlobalViewLoss(class_weight=WEIGHTS)(
-        wide, torch.full_like(wide_label, 2), K) == 0
+        wide, torch.full_like(wide_label, 2), WIDE) == 0
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -473,8 +478,8 @@ def test_weights_come_from_a_file(tmp_path):
         assert local_loss(local, label, class_weight=str(file)) == (
             local_loss(local, label, class_weight=WEIGHTS))
         assert GlobalViewLoss(class_weight=str(file))(
-            wide, wide_label, K) == GlobalViewLoss(class_weight=WEIGHTS)(
-                wide, wide_label, K)
+            wide, wide_label, WIDE) == GlobalViewLoss(class_weight=WEIGHTS)(
+                wide, wide_label, WIDE)
 
 
 @pytest.mark.parametrize('weights', [
@@ -494,8 +499,8 @@ def test_a_wrong_number_of_weights_is_said_at_the_first_loss():
     local, wide, label, wide_label = batch()
     for loss, given in (
         (CheckedCrossEntropyLoss(class_weight=[1., 2.]), (local, label)),
-        (GlobalViewLoss(class_weight=[1., 2.]), (wide, wide_label, K)),
-        (AgreementLoss(class_weight=[1., 2.]), (local, wide, label, K))):
+        (GlobalViewLoss(class_weight=[1., 2.]), (wide, wide_label, WIDE)),
+        (AgreementLoss(class_weight=[1., 2.]), (local, wide, label, WIDE))):
         with pytest.raises(ValueError, match=f'{type(loss).__name__} has 2 '
                            'weights, but the model has 4 classes'):
             loss(*given)
@@ -514,16 +519,16 @@ def build(path, head=(), **changes):
 
 
 def losses_of(model):
-    factors = (1, *model.context_factors)
+    contexts = (LOCAL, *model.contexts)
     samples = []
     for _ in range(2):
         sample = SegDataSample()
-        for i, factor in enumerate(factors):
+        for i, (factor, _) in enumerate(contexts):
             label = torch.randint(5, (1, 128 * factor, 128 * factor))
             label[torch.rand(label.shape) < 0.2 / factor**2] = IGNORE
             sample.set_data({label_field(i): PixelData(data=label)})
         samples.append(sample)
-    views = tuple(torch.randn(2, 3, 128, 128) for _ in factors)
+    views = tuple(torch.randn(2, 3, 128, 128) for _ in contexts)
     losses = model.loss(views, samples)
     total, _ = model.parse_losses(losses)
     total.backward()

@@ -49,7 +49,7 @@ def test_block_written_out(stage):
     layer, dims = block_of(stage)
     shape, relays = (16, 24), 3
     x, relay = torch.randn(2, 16 * 24, dims), torch.randn(2, relays, dims)
-    got_x, got_relay = mix_block(layer, shape, x, relay)
+    got_x, got_relay = mix_block(layer, None, shape, x, relay)
 
     attn, ffn = layer.attn, layer.ffn.layers
     assert attn.sr_ratio == (8, 4, 2, 1)[stage]
@@ -84,9 +84,9 @@ def test_one_draw_drops_image_and_relay_tokens_together():
     layer, dims = block_of(3)
     x, relay = torch.randn(32, 16, dims), torch.randn(32, 2, dims)
     layer.ffn.dropout_layer = Nothing()
-    without = mix_block(layer, (4, 4), x, relay)
+    without = mix_block(layer, None, (4, 4), x, relay)
     layer.ffn.dropout_layer = DropPath(0.5).train()
-    drawn = mix_block(layer, (4, 4), x, relay)
+    drawn = mix_block(layer, None, (4, 4), x, relay)
     gone = [(a == b).flatten(1).all(1) for a, b in zip(without, drawn)]
     assert torch.equal(*gone)
     assert 0 < gone[0].sum() < 32

@@ -27,7 +27,7 @@ from relay_seg.config import load_config
 from relay_seg.engine import RelayRunner
 from relay_seg.evaluation.published import PUBLISHED
 from relay_seg.heads import LinearHead
-from relay_seg.views import points_of
+from relay_seg.views import Context, contexts_of, points_of
 
 ROOT = Path(__file__).parents[1]
 for folder in ('data_prep', 'tests/converting'):
@@ -210,9 +210,9 @@ def test_model(model, data):
     assert stem.in_channels == facts['bands']
     relay = model.startswith('rt')
     assert getattr(backbone, 'num_relay_tokens', 0) == 4 * relay
-    assert net.context_factors == ((4, ) if relay else ())
+    assert net.contexts == (((4, 4), ) if relay else ())
     loader = cfg.train_dataloader.dataset
-    assert tuple(loader.get('context_factors', ())) == net.context_factors
+    assert contexts_of(loader.get('context_factors', ())) == net.contexts
     if relay:
         assert backbone.fusion == 'mean'
         assert not any('relay_bias' in name for name in names)
@@ -247,8 +247,8 @@ def test_losses(model, data):
     label[:, :20, :30] = 255
     found = (
         net.decode_head.loss_decode(local, label, ignore_index=255),
-        net.loss_global(wide, label, k),
-        net.loss_agree(local, wide, label, k))
+        net.loss_global(wide, label, Context(k, k)),
+        net.loss_agree(local, wide, label, Context(k, k)))
     middle = wide[..., 24:40, 24:40]
     shares = F.avg_pool2d(F.one_hot(
         label.where(label != 255, 0), classes).permute(0, 3, 1, 2).float(), k)

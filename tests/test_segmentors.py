@@ -13,7 +13,15 @@ from mmseg.structures import SegDataSample
 
 from relay_seg.losses import AgreementLoss, GlobalViewLoss
 from relay_seg.structures import label_field
-from relay_seg.views import BLENDS, Window, area_mean, crop, surroundings
+from relay_seg.views import (
+    BLENDS,
+    LOCAL,
+    Window,
+    area_mean,
+    contexts_of,
+    crop,
+    surroundings,
+)
 
 CLASSES = 3
 SIZE = 32
@@ -133,7 +141,7 @@ def build(cfg, **test_cfg):
 
 
 def make_views(model, batch=2):
-    num_views = 1 + len(model.context_factors)
+    num_views = 1 + len(model.contexts)
     return tuple(torch.randn(batch, 3, SIZE, SIZE) for _ in range(num_views))
 
 
@@ -141,8 +149,8 @@ def make_samples(model, batch=2, ignored=0.1):
     samples = []
     for _ in range(batch):
         sample = SegDataSample()
-        for i, factor in enumerate((1, *model.context_factors)):
-            side = factor * SIZE
+        for i, context in enumerate((LOCAL, *model.contexts)):
+            side = context.factor * SIZE
             label = torch.randint(0, CLASSES, (1, side, side))
             label[torch.rand(label.shape) < ignored] = 255
             sample.set_data({label_field(i): PixelData(data=label)})
@@ -223,15 +231,16 @@ def test_losses_are_those_of_each_view(name, extent):
               for i in range(len(views))]
     expected = F.cross_entropy(local, labels[0], ignore_index=255)
     torch.testing.assert_close(losses['decode.loss_ce'], expected)
-    for i, (logits, factor) in enumerate(zip(wide, cfg['context_factors'])):
+    contexts = contexts_of(cfg['context_factors'])
+    for i, (logits, context) in enumerate(zip(wide, contexts)):
         suffix = f'_{i + 1}' if len(wide) > 1 else ''
         label = labels[i + 1] if extent == 'full' else labels[0]
         torch.testing.assert_close(
             losses['loss_global' + suffix],
-            GlobalViewLoss(extent=extent)(logits, label, factor))
+            GlobalViewLoss(extent=extent)(logits, label, context))
         torch.testing.assert_close(
             losses['loss_agree' + suffix],
-            AgreementLoss()(local, logits, labels[0], factor))
+            AgreementLoss()(local, logits, labels[0], context))
 
 
 def test_losses_of_global_views_can_be_left_out():
@@ -308,9 +317,9 @@ def test_forward_gives_logits_of_the_local_view(cfg):
     features = model.extract_feat(views)
     assert torch.equal(model.decode_head(features), logits)
     if cfg['type'] == 'RelayEncoderDecoder':
-        every = model.extract_all(views)
-        for level, stacked in zip(features, every, strict=True):
-            torch.testing.assert_close(level, stacked[:2])
+        every, _ = model._all_logits(model.backbone(views))
+        for level, trained in zip(features, every, strict=True):
+            torch.testing.assert_close(level, trained)
 
 
 @pytest.mark.parametrize('name', ['relay-vit-linear', 'relay-swin-uper'])
@@ -376,7 +385,7 @@ def naive_slide(model, scene, size, stride, blend):
     weights_x = naive_axis(width, size[1], stride[1], blend)
     for top, left in itertools.product(weights_y, weights_x):
         views = tuple(naive_view(scene, top, left, size, factor)
-                      for factor in (1, *model.context_factors))
+                      for factor, _ in (LOCAL, *model.contexts))
         logits = model.decode_head(model.extract_feat(views))
         logits = F.interpolate(logits, size=size, mode='bilinear')
         weight = weights_y[top][:, None] * weights_x[left]
@@ -604,7 +613,7 @@ def test_wrong_test_cfg(cfg, test_cfg, message):
 
 def test_window_must_fit_the_patch():
     model = build(RELAY, crop_size=(36, 32))
-    with pytest.raises(ValueError, match='patch_size.*window of 32 x 32'):
+    with pytest.raises(ValueError, match='patch_size.*use 32 x 32: .*window'):
         slide(model, make_scene(64, 64))
 
 
@@ -632,7 +641,7 @@ def test_windows_of_another_size_come_back_at_native_resolution(cfg):
     assert found.shape == (1, CLASSES, 4 * SIZE, 2 * SIZE)
     for top in (0, 2 * SIZE):
         views = []
-        for k in (1, *model.context_factors):
+        for k, _ in (LOCAL, *model.contexts):
             region = crop(scene[0], surroundings(
                 Window(top, 0, 2 * SIZE, 2 * SIZE), k), 0.)
             views.append(area_mean(region, 2 * k)[None])

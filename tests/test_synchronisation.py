@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from relay_seg.hooks import GatheredInfoHook
 from relay_seg.transforms import PackViews
-from relay_seg.views import Window
+from relay_seg.views import LOCAL, Window
 
 aten = torch.ops.aten
 #: What they give, or its size, follows from numbers.
@@ -134,12 +134,12 @@ class Constants(TorchFunctionMode):
         return out
 
 
-def sample(factors, number=0):
+def sample(contexts, number=0):
     """As the pipelines of the configs give it: colours are bytes."""
     views = tuple(np.random.randint(0, 256, (3, SIDE, SIDE), np.uint8)
-                  for _ in (1, *factors))
+                  for _ in (LOCAL, *contexts))
     labels = tuple(np.random.randint(0, 5, (k * SIDE, k * SIDE), np.uint8)
-                   for k in (1, *factors))
+                   for k, _ in (LOCAL, *contexts))
     return PackViews()(dict(
         views=views, labels=labels, img_path=f'{number}.tif',
         window=Window(number, 4, SIDE, SIDE, number / 2)))
@@ -154,7 +154,7 @@ def training(name, device='meta', precision='fp32', **changes):
     cfg.merge_from_dict({'optim_wrapper.precision': precision, **changes})
     model = MODELS.build(cfg.model).to(device).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    batch = pseudo_collate([sample(model.context_factors) for _ in range(2)])
+    batch = pseudo_collate([sample(model.contexts) for _ in range(2)])
     return model, wrapper, batch
 
 
@@ -356,7 +356,7 @@ def test_a_compiled_step_is_one_graph(dynamo, name, precision):
 
     step = torch.compile(model.train_step, backend=backend)
     for i in range(3):
-        samples = [sample(model.context_factors, 2 * i + j) for j in range(2)]
+        samples = [sample(model.contexts, 2 * i + j) for j in range(2)]
         if i:  # one travels as floats
             samples[0]['inputs'] = tuple(
                 view + 0.5 for view in samples[0]['inputs'])

@@ -18,7 +18,13 @@ from test_puzzle import CLASSES, FAMILIES, SIDE, accuracy_after
 from test_tools import call, check_test_output, log_lines
 
 from relay_seg.relay import relay_step
-from relay_seg.views import Window, area_mean, cut_views, reader
+from relay_seg.views import (
+    Window,
+    area_mean,
+    contexts_of,
+    cut_views,
+    reader,
+)
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/relay/rt3_swin2_t_dubai.py'
@@ -53,7 +59,7 @@ def scenes_of(size, generator):
 def cut(scenes, factors):
     middle = (scenes.shape[-1] - SIDE) // 2
     window = Window(middle, middle, SIDE, SIDE)
-    return cut_views(reader(scenes, 0.), window, factors)
+    return cut_views(reader(scenes, 0.), window, contexts_of(factors))
 
 
 def puzzle_of(factors):
@@ -88,14 +94,14 @@ def test_two_views_do_not():
 
 
 def test_relay_tokens_pass_from_the_widest_view_to_the_local_one():
-    def block(x, relay):
+    def block(x, relay, relay_only=False):
         seen.append(x.item())
         return x, relay + x
 
     seen = []
     branches = tuple(torch.full((1, 1, 1), v) for v in (1., 10., 100.))
     _, relay = relay_step(
-        block, branches, torch.zeros(1, 1, 1), 'sequential')
+        [block] * 3, branches, torch.zeros(1, 1, 1), 'sequential')
     assert seen == [100., 10., 1.]
     assert relay.item() == 111.
 

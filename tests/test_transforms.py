@@ -29,6 +29,7 @@ from relay_seg.views import (
     Window,
     area_mean,
     center,
+    contexts_of,
     crop,
     cut_views,
     plan_windows,
@@ -58,7 +59,7 @@ def asked(scene, window=CORNER, factors=(2, 4), size=None):
         label_lookup=label_lookup(5, None, False), window=window,
         window_size=size or window[2:4], input_size=size or window[2:4],
         scene_shape=SHAPE,
-        context_factors=factors, reduce_zero_label=False)
+        contexts=contexts_of(factors), reduce_zero_label=False)
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def nested():
     label = np.kron(classes, np.ones((4, 4), np.uint8))
     window = Window(24, 36, 16, 24)
     return dict(
-        views=cut_views(reader(fine, 0), window, (4, )),
+        views=cut_views(reader(fine, 0), window, contexts_of((4, ))),
         labels=(crop(label, window, IGNORE), label))
 
 
@@ -126,8 +127,8 @@ def test_settings_of_windows_that_mean_nothing(settings, message):
 def test_windows_lie_on_the_grid_of_the_coarsest_view():
     sample = SampleWindow((64, 64), (32, 32), scale_prob=0., rotate_prob=0.)
     for _ in range(50):
-        window = sample(dict(scene_shape=(500, 500), context_factors=(4, )))[
-            'window']
+        window = sample(dict(scene_shape=(500, 500),
+                             contexts=contexts_of((4, ))))['window']
         assert window.top % 8 == window.left % 8 == 0
 
 
@@ -203,7 +204,7 @@ def test_upright_views_are_cut_views_of_the_file(suffix, place, tmp_path,
     window = Window(*place, 32, 48)
     out = ReadViews(fill=MEAN)(asked(scene, window))
     image = pixels(scene[0]).astype(np.float32)
-    expected = cut_views(reader(image, MEAN), window, (2, 4))
+    expected = cut_views(reader(image, MEAN), window, contexts_of((2, 4)))
     assert len(out['views']) == 3
     for ours, theirs in zip(out['views'], expected):
         assert ours.dtype == np.float32 and ours.shape == (3, 32, 48)
@@ -325,7 +326,8 @@ def test_bands_are_chosen_and_ordered(tmp_path, make_scene, bands, count):
     window = Window(-3, 7, 32, 48)
     views = ReadViews(fill, bands)(asked(scene, window))['views']
     expected = cut_views(
-        reader(chosen.astype(np.float32), fill), window, (2, 4))
+        reader(chosen.astype(np.float32), fill), window,
+        contexts_of((2, 4)))
     for ours, theirs in zip(views, expected):
         np.testing.assert_array_equal(ours, theirs)
     whole = ReadScene(len(chosen), bands)(asked(scene, window))['img']
@@ -779,9 +781,9 @@ def test_senseless_deviations_are_refused(mean, std):
 class Recorder(SlideEncoderDecoder):
     """Slide inference that keeps the views it would give to a network."""
 
-    def __init__(self, context_factors):
+    def __init__(self, factors):
         torch.nn.Module.__init__(self)
-        self.context_factors, self.seen = context_factors, []
+        self.contexts, self.seen = contexts_of(factors), []
         self.relative_bands = ()
         self.decode_head = SimpleNamespace(out_channels=1)
         self.out_channels = 1

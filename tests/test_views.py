@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from relay_seg.views import (
     BLENDS,
+    Context,
     Window,
     area_mean,
     batched,
     blend_weights,
     center,
+    contexts_of,
     crop,
     cut_views,
     fit,
@@ -265,7 +267,7 @@ def test_area_mean_is_exact_in_double():
 def test_cut_views_equals_a_loop(kind, window, k):
     image, fill = noise(2, 12, 14), (3., 4.)
     read = reader(KINDS[kind](image), fill)
-    local, wide = cut_views(read, window, (k, ))
+    local, wide = cut_views(read, window, contexts_of((k, )))
     np.testing.assert_array_equal(
         np.asarray(local), naive_crop(image, window, fill))
     assert wide.shape == local.shape
@@ -284,7 +286,7 @@ def test_cut_views_equals_a_loop(kind, window, k):
 @kinds
 def test_cut_views_gives_one_view_more_than_factors(kind):
     read = reader(KINDS[kind](noise(3, 60, 60, dtype=np.uint8)), 0)
-    views = cut_views(read, Window(20, 20, 6, 8), (2, 3, 5))
+    views = cut_views(read, Window(20, 20, 6, 8), contexts_of((2, 3, 5)))
     assert [tuple(view.shape) for view in views] == [(3, 6, 8)] * 4
     views = [torch.as_tensor(view) for view in views]
     assert all(view.is_floating_point() for view in views)
@@ -336,7 +338,8 @@ def test_center_leaves_equal_margins_or_says_which_sides_do(k, h, w):
                                      (5, 15)])
 def test_center_of_a_global_view_is_what_the_local_view_shows(kind, k, side):
     read = reader(KINDS[kind](noise(3, 80, 90)), 0)
-    local, wide = cut_views(read, Window(30, 35, side, side), (k, ))
+    local, wide = cut_views(
+        read, Window(30, 35, side, side), contexts_of((k, )))
     local, wide = torch.as_tensor(local), torch.as_tensor(wide)
     assert torch.allclose(center(wide, k), area_mean(local, k), rtol=1e-5)
 
@@ -521,7 +524,8 @@ def test_batch_size_below_one_is_refused():
     (128, 4, 256, 2), (128, 16, 256, 8), (250, 3, 100, 6), (7, 1, 2, 1)])
 def test_cells_are_whole_and_as_large_as_they_can_be(
         size, factor, input_size, reduction):
-    grid = view_grid((size, size), factor, (input_size, input_size))
+    grid = view_grid(
+        (size, size), Context(factor, factor), (input_size, input_size))
     window = Window(30, -8, size, size)
     assert grid.reduction == reduction
     assert grid.region(30, -8) == surroundings(window, factor)
@@ -534,7 +538,7 @@ def test_whole_ratios_are_area_means(kind, ratio, factors):
     image = noise(2, 60, 70)
     read = reader(KINDS[kind](image), 7.)
     window = Window(11, -4, 12 * ratio, 8 * ratio)
-    views = cut_views(read, window, factors, (12, 8))
+    views = cut_views(read, window, contexts_of(factors), (12, 8))
     for view, k in zip(views, (1, *factors)):
         region = naive_crop(image, surroundings(window, k), 7.)
         np.testing.assert_allclose(
@@ -550,7 +554,8 @@ def test_every_pixel_stays_where_it_is(kind, side, size):
     image = np.stack([rows, columns])
     window = Window(80, 90, side, side)
     for view, k in zip(cut_views(reader(KINDS[kind](image), 0.), window,
-                                 (2, 4), (size, size)), (1, 2, 4)):
+                                 contexts_of((2, 4)), (size, size)),
+                       (1, 2, 4)):
         region = surroundings(window, k)
         step = region.height / size
         places = (np.arange(size) + 0.5) * step - 0.5
@@ -583,8 +588,9 @@ def test_an_image_of_the_right_size_is_given_back():
     assert fit(image, (8, 9)) is image
     window = Window(2, 1, 4, 6)
     read = reader(image, 0.)
-    for ours, same in zip(cut_views(read, window, (1, 2)),
-                          cut_views(read, window, (1, 2), (4, 6))):
+    contexts = contexts_of((1, 2))
+    for ours, same in zip(cut_views(read, window, contexts),
+                          cut_views(read, window, contexts, (4, 6))):
         np.testing.assert_array_equal(ours, same)
 
 

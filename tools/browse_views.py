@@ -49,7 +49,7 @@ def main() -> None:
     for number in islice(_numbers(sampler), args.number):
         sample = dataset[number]
         rows.append(draw_sample(sample['views'], sample['labels'],
-                                sample['context_factors'],
+                                sample['contexts'],
                                 dataset.metainfo['palette']))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     stack(rows).save(args.out)

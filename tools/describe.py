@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from mmengine.config import DictAction
 
 if TYPE_CHECKING:
+    from prettytable import PrettyTable
+
     from relay_seg.analysis import Description
 
 
@@ -25,12 +27,39 @@ def sheet(d: 'Description') -> str:
     return '\n'.join([
         d.config, str(parameters),
         f'relay adds {100 * d.relay_share:.2f} % to the backbone',
-        f'window {height} x {width}{brought}, {d.views} view(s): '
+        f'window {height} x {width}{brought}, {len(d.views)} view(s): '
         f'{d.flops / 1e9:.2f} GFLOPs',
+        str(context_costs(d)),
         f'stride {down} x {right}: {d.flops_per_megapixel / 1e9:.1f} GFLOPs '
         'for each megapixel of a large scene',
         f'training step: {d.activation_bytes / 1e6:.1f} MB of activations '
         'for each window, float32'])
+
+
+def context_costs(d: 'Description') -> 'PrettyTable':
+    """What each view costs: GFLOPs of a window, and the share that it adds.
+
+    The backward pass takes twice as much as the forward pass.
+    """
+    from prettytable import PrettyTable
+    rows = PrettyTable([
+        'GFLOPs', 'test: backbone', 'neck and head', 'all', '% of local',
+        'training step: backbone', 'neck, head, losses', 'in all',
+        '% of the local'])
+    rows.align = 'r'
+    rows.align['GFLOPs'] = 'l'
+    before, local = (0, 0, 0, 0), d.costs[0]
+    for i, (size, cost) in enumerate(zip(d.views, d.costs)):
+        test, training, of_test, of_training = (
+            (a - b) / 1e9 for a, b in zip(cost, before))
+        rows.add_row([
+            '{} view, {} x {}'.format('global' if i else 'local', *size),
+            f'{of_test:.2f}', f'{test - of_test:.2f}', f'{test:.2f}',
+            f'{1e11 * test / local.test:.0f}', f'{3 * of_training:.2f}',
+            f'{3 * (training - of_training):.2f}', f'{3 * training:.2f}',
+            f'{1e11 * training / local.training:.0f}'])
+        before = cost
+    return rows
 
 
 def overview(descriptions: 'list[Description]') -> str:

@@ -80,7 +80,8 @@ def attention(backbone: nn.Module, views: Views) -> list[Attention]:
         blocks = []
         for i, stage in enumerate(backbone.stages):
             side = views[0].shape[-1] // backbone.patch_size // 2**i
-            blocks += [(side, b.attn.window_size, b.shift((side, side)))
+            size = stage.blocks[0].attn.window_size
+            blocks += [(side, size, b.shift((side, side), size))
                        for b in stage.blocks]
     found = []
     for i, pair in enumerate(recorder.found):

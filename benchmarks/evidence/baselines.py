@@ -62,7 +62,7 @@ class GlobalOnly(WindowLogits):
         return self.middle(self.network(self.finish(views)[1]))
 
     def middle(self, logits: Tensor) -> Tensor:
-        return self.enlarged(center(logits, self.context_factors[0]),
+        return self.enlarged(center(logits, self.contexts[0].factor),
                              logits.shape[-2:])
 
     def loss(self, inputs: Views, data_samples: list) -> dict:
@@ -71,7 +71,7 @@ class GlobalOnly(WindowLogits):
             **self.losses_of(self.middle(logits), data_samples),
             'loss_global': self.loss_global(
                 logits, view_labels(data_samples, 1),
-                self.context_factors[0])}
+                self.contexts[0])}
 
 
 @MODELS.register_module()
@@ -100,7 +100,7 @@ class DecisionFusion(WindowLogits):
                              data_samples),
             'loss_global': other.loss_global(
                 logits, view_labels(data_samples, 1),
-                self.context_factors[0])}
+                self.contexts[0])}
 
 
 @MODELS.register_module()

@@ -246,6 +246,105 @@ def puzzle_ablations() -> list[Trial]:
     return trials
 
 
+#: Side of an attention window of SwinV2, in tokens: windows of the first map.
+WINDOWS = {8: 1, 4: 4, 2: 16}
+PLACES = {'': 'none', ' with place': 'bias'}
+
+
+def place_puzzles() -> list[Trial]:
+    """What relay tokens tell of where, with a bias by place and without."""
+    agree = Puzzle(label='agree')
+    cases = {  # cues: puzzle, options, passes
+        1: (Puzzle(label='cue'), {}, 1.),
+        4: (Puzzle(label='cue', cells=2), {}, 4.),
+        16: (Puzzle(label='cue', cells=4, factor=8),
+             dict(num_relay_tokens=16), 4.)}
+    trials = []
+    for words, place in PLACES.items():
+        own = dict(relay_place=place)
+        for side, windows in WINDOWS.items():
+            name = f'{windows} windows a map{words}'
+            trials += [Trial(
+                f'{cues} cues, {name}', 'SwinV2', puzzle=puzzle,
+                passes=passes, options=dict(window_size=side) | more | own)
+                for cues, (puzzle, more, passes) in cases.items()
+                if cues < 16 or side == 2]  # sixteen take long
+            trials.append(Trial(f'agree, {name}', 'SwinV2', puzzle=agree,
+                                options=dict(window_size=side) | own))
+        for family in ('ViT', 'MiT'):
+            puzzle, _, passes = cases[4]
+            trials += [
+                Trial(f'4 cues{words}', family, puzzle=puzzle, passes=passes,
+                      options=own),
+                Trial(f'agree{words}', family, puzzle=agree, options=own)]
+    return trials
+
+
+def fewer_and_more() -> list[Trial]:
+    """Relay tokens in some blocks, more of them, wider views."""
+    four = dict(puzzle=Puzzle(label='cue', cells=2), passes=4.)
+    blocks = {
+        'ViT': {'every second block': [0, 2], 'last half': [1, 2]},
+        'SwinV2': {'every second block': [0, 2], 'last half': [2, 3]}}
+    own = dict(relay_place='bias')
+    trials = []
+    for family in FAMILIES:
+        trials += [
+            Trial(f'4 cues, {words}', family, **four, options=own | dict(
+                type=f'Sparse{family}', relay_blocks=numbers))
+            for words, numbers in blocks[family].items()]
+        trials += [
+            Trial(f'4 cues, R = {r}', family, **four,
+                  options=own | dict(num_relay_tokens=r)) for r in (2, 4, 16)]
+        trials += [
+            Trial(f'4 cues, k = {k}', family, passes=4., options=own,
+                  puzzle=Puzzle(label='cue', cells=2, factor=k, cue=2 * k,
+                                noise=k / 8)) for k in (8, 16)]
+    return trials
+
+
+def place_variants() -> list[Variant]:
+    """SwinV2 with several attention windows, with and without place."""
+    return [
+        Variant(f'SwinV2 relay{words}, 2 x', 'relay_swin',
+                {'model.backbone.relay_place': place}, passes=2., rate=0.004)
+        for words, place in PLACES.items()]
+
+
+#: A global view of the same extent with half as many pixels along a side.
+HALF = {'model.context_reductions': (8, ),
+        'train_dataloader.dataset.context_reductions': (8, )}
+PLACED = {'model.backbone.relay_place': 'bias'}
+
+
+def pareto() -> list[Variant]:
+    """mIoU against work: families of models, each in several lengths."""
+    found = []
+    kinds = {
+        'plain': ('plain', {}, (1., 2., 4., 8.)),
+        'plain, window twice the side': ('plain', TWICE_THE_SIDE, (2., 4.)),
+        'relay as published': ('relay', {}, (1., 2., 4.)),
+        'relay, neither loss': ('relay', NEITHER, (1., 2., 4.)),
+        'relay with place, neither loss': (
+            'relay', NEITHER | PLACED, (1., 2., 4.)),
+        'relay with place, neither loss, half the side': (
+            'relay', NEITHER | PLACED | HALF, (1., 2., 4.)),
+        'relay with place, neither loss, k = 8': (
+            'relay', NEITHER | PLACED | factor(8), (2., 4.)),
+    }
+    for family, short in FAMILIES.items():
+        rates = dict(plain=0.002, relay=0.002 if family == 'ViT' else 0.004)
+        for name, (what, options, lengths) in kinds.items():
+            found += [Variant(
+                f'{family} {name}, {length:g} x', f'{what}_{short}', options,
+                passes=length, rate=rates[what]) for length in lengths]
+    found += [Variant(
+        f'SwinV2 twice, logits added, {length:g} x', 'plain_swin',
+        {'model.type': 'DecisionFusion', **factor(4)}, passes=length,
+        rate=0.002) for length in (1., 2., 4.)]
+    return found
+
+
 def family_of(name: str) -> str:
     return name.split()[0].rstrip(',')
 
@@ -290,6 +389,17 @@ EXPERIMENTS = {
         'Width of the decode head',
         'The first line has 48 channels.', ('dubai', ), heads(),
         lambda name: 'SwinV2 relay'),
+    'place': RealExperiment(
+        'A bias by place, on real scenes',
+        'Does it cost anything where little depends on it? 400 iterations, '
+        'four attention windows on the first map.', tuple(TASKS),
+        place_variants(), lambda name: 'SwinV2 relay, 2 x'),
+    'pareto': RealExperiment(
+        'Is context worth its work?',
+        'mIoU against the work of the training and against the work of a '
+        'test, a curve for each kind of model: 200 to 1600 iterations.',
+        (SHOWN, ), pareto(),
+        lambda name: f'{family_of(name)} plain, 4 x'),
     'graded': PuzzleExperiment(
         'Graded puzzles',
         'Scenes that are made up. A window is striped along or across, which '
@@ -313,6 +423,16 @@ EXPERIMENTS = {
         'One choice changed at a time. Four cues are to be compared with '
         'R = 4 above.',
         puzzle_ablations()),
+    'place_puzzles': PuzzleExperiment(
+        'Where: a bias by place',
+        'One and four cues, and whether detail and surroundings agree, with '
+        '1, 4 and 16 attention windows on the first map of SwinV2; sixteen '
+        'cues (k = 8, R = 16) with 16 of them. Position embeddings of ViT '
+        'start as small as in a new model (0.02).', place_puzzles()),
+    'fewer_and_more': PuzzleExperiment(
+        'Fewer and more relay tokens, with place',
+        'Four cues: relay tokens in some blocks only, more of them, and '
+        'wider views.', fewer_and_more()),
 }
 #: Inside of the models that experiments left behind; see look.py.
 LOOK = 'look'

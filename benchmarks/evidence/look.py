@@ -80,7 +80,7 @@ def views_of(model: nn.Module, scene: torch.Tensor,
              window: Window) -> Views:
     """Views (1, C, H, W) of a window of a normalised scene (1, C, H, W)."""
     return tuple(v[None] for v in cut_views(
-        reader(scene[0], 0.), window, model.context_factors))
+        reader(scene[0], 0.), window, model.contexts))
 
 
 def attention_shares(folder: Path) -> dict[str, list[float]]:
@@ -112,7 +112,7 @@ def draw_attention(folder: Path, out: Path) -> None:
         model, normalised(model, image), window))
     read = reader(image.astype(np.float32), 0.)
     pictures = [as_rgb(v) for v in cut_views(
-        read, window, model.context_factors)]
+        read, window, model.contexts)]
     depth = len(found) // 2
     figure = Figure(figsize=(1.5 * (depth + 1), 3.4), layout='constrained')
     FigureCanvasAgg(figure)

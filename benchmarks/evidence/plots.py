@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from puzzle import KINDS
-from tables import baselines, by, paired
+from tables import baselines, by, paired, score
 
 RELAY_TOKENS = 'num_relay_tokens'
 MARKS = dict(zip(KINDS, 'osD^'))  # of models on puzzles
@@ -38,6 +38,36 @@ def plot_real(name: str, runs: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def plot_pareto(runs: list[dict], path: Path) -> None:
+    """mIoU against work of training and of a test: a curve for each kind."""
+    kinds: dict[str, list[list[dict]]] = {}
+    for variant, own in by(runs, 'variant').items():
+        kinds.setdefault(variant.rsplit(', ', 1)[0], []).append(own)
+    families = list(dict.fromkeys(kind.split()[0] for kind in kinds))
+    figure = Figure(figsize=(11, 4.5 * len(families)), layout='constrained')
+    FigureCanvasAgg(figure)
+    for row, family in zip(figure.subplots(
+            len(families), 2, squeeze=False, sharey='row'), families):
+        for axes, key, words in zip(
+                row, ('train_flops', 'pixel_flops'),
+                ('TFLOP of the training', 'MFLOP of a test for a pixel')):
+            for kind, lengths in kinds.items():
+                if kind.split()[0] != family:
+                    continue
+                unit = 1e12 if key == 'train_flops' else 1e6
+                axes.errorbar(
+                    [own[0][key] / unit for own in lengths],
+                    [mean(map(score, own)) for own in lengths],
+                    [stdev(map(score, own)) if len(own) > 1 else 0.
+                     for own in lengths],
+                    fmt='o-', ms=4, capsize=2, label=kind)
+            axes.set(xlabel=words, ylabel='mIoU', title=family)
+            axes.grid(alpha=0.3)
+        row[0].set_xscale('log', base=2)
+        row[1].legend(fontsize='small')
+    figure.savefig(path, dpi=100)
+
+
 def plot_puzzles(name: str, runs: list[dict], path: Path) -> None:
     """Accuracy on each puzzle, a mark for each model; and bits against R."""
     names = list(by(runs, 'name'))
@@ -48,8 +78,10 @@ def plot_puzzles(name: str, runs: list[dict], path: Path) -> None:
     halves, *rest = figure.subfigures(
         1, 2 if bits else 1, width_ratios=(9, 4)[:2 if bits else 1],
         squeeze=False)[0]
+    families = by(runs, 'family')
     for axes, (family, own) in zip(
-            halves.subplots(1, 2, sharey=True), by(runs, 'family').items()):
+            halves.subplots(1, len(families), sharey=True),
+            families.items()):
         for kind, found in by(own, 'kind').items():
             groups = by(found, 'name')
             y = [len(names) - 1 - names.index(n) for n in groups]

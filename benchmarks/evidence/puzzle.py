@@ -19,7 +19,15 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from relay_seg.backbones import RelayViT
-from relay_seg.views import Window, area_mean, center, cut_views, reader
+from relay_seg.views import (
+    Context,
+    Window,
+    area_mean,
+    center,
+    contexts_of,
+    cut_views,
+    reader,
+)
 
 SIDE, CLASSES, TESTED = 32, 4, 512
 LABELS = 'cue', 'both', 'agree'
@@ -34,6 +42,10 @@ BACKBONES = {
                   extra_norm_every_n_blocks=0),
         window_size=4, out_indices=[1], drop_path_rate=0.,
         pretrained_window_sizes=[0, 0]),
+    'MiT': dict(
+        type='RelayMiT', in_channels=1, embed_dims=16, num_stages=2,
+        num_layers=[2, 2], num_heads=[1, 2], patch_sizes=[7, 3],
+        strides=[4, 2], sr_ratios=[2, 1], out_indices=[1]),
 }
 
 
@@ -65,6 +77,11 @@ class Puzzle:
                 f'{self}: blocks in the middle lie inside of the window; use '
                 'a larger factor or fewer cells.')
 
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """The global view."""
+        return contexts_of((self.factor, ))
+
     def draw(self, count: int, generator: torch.Generator
              ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Views (B, 1, 32, 32) and labels (B, 32, 32)."""
@@ -86,7 +103,7 @@ class Puzzle:
         label = dict(cue=cues, both=2 * stripes + cues,
                      agree=cues ^ stripes)[self.label]
         read = reader(scenes, 0.)
-        views = cut_views(read, window, (self.factor, ))
+        views = cut_views(read, window, self.contexts)
         return views, self._grown(label, SIDE)
 
     def _grown(self, cells: Tensor, side: int) -> Tensor:
@@ -167,7 +184,7 @@ class Trial:
 
     Args:
         name: What the table calls it.
-        family: 'ViT' or 'SwinV2'.
+        family: One of ``BACKBONES``.
         kind: One of ``KINDS``.
         puzzle: How hard the scenes are.
         options: Arguments of the backbone.

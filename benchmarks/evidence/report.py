@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 
 from experiments import EXPERIMENTS, LOOK, SEARCH_SEEDS, RealExperiment
-from plots import plot_puzzles, plot_real
+from plots import plot_pareto, plot_puzzles, plot_real
 from runs import Budget
 from tables import best_rate, puzzle_table, real_table, table
 from tasks import TASKS
@@ -37,7 +37,9 @@ def write_experiment(folder: Path, name: str, results: dict) -> None:
     write_text(folder / 'results.json',
                      json.dumps(rounded(results), indent=1) + '\n')
     write_text(folder / 'table.md', make_table(name, runs))
-    if isinstance(EXPERIMENTS[name], RealExperiment):
+    if name == 'pareto':
+        plot_pareto(runs, folder / 'plot.png')
+    elif isinstance(EXPERIMENTS[name], RealExperiment):
         plot_real(name, runs, folder / 'plot.png')
     else:
         plot_puzzles(name, runs, folder / 'plot.png')
@@ -76,6 +78,8 @@ def section(name: str, results: dict) -> str:
 def settings(facts: dict) -> str:
     if 'steps' in facts:
         return f'{facts["steps"]} steps with 32 scenes, learning rate 0.002.'
+    if not facts['rates']:
+        return 'Learning rates are those that were searched for `main`.'
     return ('Learning rates, by mIoU on the validation scenes (mean of '
             f'{len(SEARCH_SEEDS)} seeds): ' + '; '.join(
                 f'{name} {rate_words(scores)}'

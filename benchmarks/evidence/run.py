@@ -74,7 +74,8 @@ class Plan:
     def searches(self, experiment: RealExperiment) -> Iterator[Job]:
         """Trainings that a choice of learning rates needs."""
         for variant in {v.like or v.name: SEARCHED.get(v.like, v)
-                        for v in experiment.variants}.values():
+                        for v in experiment.variants
+                        if v.rate is None}.values():
             yield from chain.from_iterable(
                 self.search(variant, lr) for lr in RATES)
 
@@ -89,8 +90,8 @@ class Plan:
                 for lr in RATES}
 
     def rate(self, variant: Variant) -> float:
-        """The learning rate with the best mean validation score."""
-        return best_rate(self.scores(variant))
+        """Its own, or that with the best mean validation score."""
+        return variant.rate or best_rate(self.scores(variant))
 
     def trainings(self, experiment: RealExperiment) -> Iterator[Job]:
         for seed in self.seeds:
@@ -204,7 +205,8 @@ def run_experiment(name: str, plan: Plan, workers: int) -> None:
     if isinstance(experiment, RealExperiment):
         work_off(f'{name}: rates', list(plan.searches(experiment)), workers)
         facts |= dict(budget=asdict(plan.budget), rates={
-            v.like or v.name: plan.scores(v) for v in experiment.variants})
+            v.like or v.name: plan.scores(v) for v in experiment.variants
+            if v.rate is None})
         jobs = list(plan.trainings(experiment))
     else:
         facts['steps'] = plan.steps

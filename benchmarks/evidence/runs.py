@@ -23,6 +23,7 @@ from tasks import TASKS
 from relay_seg.analysis import counted_flops
 from relay_seg.engine import build_runner
 from relay_seg.rasters.files import write_text
+from relay_seg.views import view_sizes
 
 HERE = Path(__file__).parent
 #: Share of windows seen twice and blending; the first is for all variants.
@@ -41,6 +42,7 @@ class Variant:
             budget.
         passes: Iterations, as a multiple of those of the others.
         like: Variant whose learning rate it takes; its own, if None.
+        rate: Learning rate, where none is searched.
         slides: Task on which it is tested in all ``SLIDES``.
     """
 
@@ -49,6 +51,7 @@ class Variant:
     options: Mapping = field(default_factory=dict)
     passes: float = 1.
     like: str | None = None
+    rate: float | None = None
     slides: str | None = None
 
 
@@ -110,9 +113,9 @@ def make_config(variant: Variant, task: str, data_root: Path, budget: Budget,
     seen = windows[0] // variant.options.get('model.factor', 1)
     if backbone.get('img_size'):
         backbone.img_size = seen
-    if backbone.get('window_size'):  # SwinV2: no larger than its maps
+    if backbone.get('window_size'):  # SwinV2: several on its first maps
         backbone.window_size = [
-            min(8, seen // 4 // 2**i)
+            min(8, max(seen // 8 // 2**i, 2))
             for i in range(len(backbone.window_size))]
     # One epoch: the host waits for two seconds between epochs.
     cfg.train_dataloader.sampler.samples_per_epoch = iters * batch
@@ -214,6 +217,7 @@ def train_and_test(variant: Variant, task: str, data_root: Path,
         iterations=cfg.train_cfg.max_iters,
         batch=cfg.train_dataloader.batch_size, train_seconds=trained,
         train_flops=3 * cfg.train_cfg.max_iters * work(runner.model, cfg),
+        pixel_flops=work_of_a_pixel(runner.model, cfg),
         parameters=sum(p.numel() for p in runner.model.parameters()),
         tests=tests)
 
@@ -224,6 +228,16 @@ def work(model: torch.nn.Module, cfg: Config) -> int:
     batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
     data = model.data_preprocessor(batch, training=True)
     return counted_flops(model, lambda: model.loss(**data))
+
+
+def work_of_a_pixel(model: torch.nn.Module, cfg: Config) -> float:
+    """FLOPs of a test for a pixel, windows side by side."""
+    model = deepcopy(model).cpu().eval()
+    height, width = size = tuple(cfg.model.test_cfg.crop_size)
+    views = tuple(torch.zeros(1, 3, *each)
+                  for each in view_sizes(size, model.contexts))
+    return counted_flops(
+        model, lambda: model.window_logits(views)) / (height * width)
 
 
 def quiet() -> None:

@@ -98,11 +98,11 @@ def backbone(setting: Setting, records: Records, name: str) -> None:
     model = build(config(setting, name))
     views = random_views(setting, 2)
     show_everything(model, views)
-    labels = random_labels(setting, 2, model.context_factors)
+    labels = random_labels(setting, 2, model.contexts)
     expected = logits_and_gradients(model, views, labels, None)
     model = model.to(setting.device)
     views = tuple(view.to(setting.device) for view in views)
-    labels = random_labels(setting, 2, model.context_factors, setting.device)
+    labels = random_labels(setting, 2, model.contexts, setting.device)
     for precision, dtype in DTYPES.items():
         with records.attempt(f'{name}, {precision}'):
             found = logits_and_gradients(model, views, labels, dtype)

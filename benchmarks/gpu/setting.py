@@ -17,7 +17,7 @@ import relay_seg.registered  # noqa: F401
 from relay_seg.config import load_config
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.structures import label_field
-from relay_seg.views import Views
+from relay_seg.views import LOCAL, Context, Views
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, IGNORE = 5, 255
@@ -133,15 +133,15 @@ def random_views(setting: Setting, batch: int, views: int = 2,
 
 
 def random_labels(setting: Setting, batch: int,
-                  factors: Sequence[int] = (), device: str = 'cpu',
+                  contexts: Sequence[Context] = (), device: str = 'cpu',
                   seed: int = 0) -> list[SegDataSample]:
     """Labels of all views, in patches, with ignored rows."""
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for _ in range(batch):
         sample = SegDataSample(metainfo=dict(img_path='random'))
-        for view, factor in enumerate((1, *factors)):
-            cells = factor * setting.side // 16
+        for view, context in enumerate((LOCAL, *contexts)):
+            cells = context.factor * setting.side // 16
             label = torch.randint(CLASSES, (1, cells, cells),
                                   generator=generator)
             label = label.repeat_interleave(16, 1).repeat_interleave(16, 2)

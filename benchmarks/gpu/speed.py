@@ -54,12 +54,12 @@ class Runs:
         self.device, self.batch = setting.device, batch
         self.precision = precision
         self.model = model.to(self.device)
-        count = 1 + len(model.context_factors)
+        count = 1 + len(model.contexts)
         self.views: Views = tuple(
             view.to(self.device)
             for view in random_views(setting, batch, count))
         self.labels = random_labels(
-            setting, batch, model.context_factors, self.device)
+            setting, batch, model.contexts, self.device)
 
     def training(self, loss_of: Callable | None = None
                  ) -> Callable[[], None]:
@@ -106,8 +106,8 @@ def loss(model: SlideEncoderDecoder, views: Views,
 
 def flops(setting: Setting, model: SlideEncoderDecoder) -> dict[str, float]:
     """Operations for a window; a backward pass counts as two forward."""
-    views = random_views(setting, 2, 1 + len(model.context_factors))
-    labels = random_labels(setting, 2, model.context_factors)
+    views = random_views(setting, 2, 1 + len(model.contexts))
+    labels = random_labels(setting, 2, model.contexts)
     model.eval()
     return dict(
         training=3 * counted_flops(

@@ -1,17 +1,19 @@
 """What a model consists of and what it costs."""
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import nn
 
 from relay_seg.backbones.base import RelayBackbone
+from relay_seg.views import view_sizes
 
-from .measuring import activation_bytes, forward_flops
+from .measuring import Flops, activation_bytes, forward_flops
 from .window import window_input
 
 #: First modules of backbones, before their blocks.
@@ -29,9 +31,10 @@ class Description:
         window: Height and width in native pixels.
         input_size: Height and width of its views in pixels.
         stride: Steps between windows in a test.
-        views: Views of a window.
-        flops: Operations of one window in a test; a multiplication and an
-            addition are two.
+        views: Height and width of each view, the local one first.
+        costs: Operations of the model with the local view alone, without
+            relay tokens, then with each global view more; a multiplication
+            and an addition are two.
         activation_bytes: Kept for the backward pass by a training step, for
             each window, float32.
     """
@@ -40,9 +43,14 @@ class Description:
     window: tuple[int, int]
     input_size: tuple[int, int]
     stride: tuple[int, int]
-    views: int
-    flops: int
+    views: tuple[tuple[int, int], ...]
+    costs: tuple[Flops, ...]
     activation_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Operations of one window in a test."""
+        return self.costs[-1].test
 
     @property
     def parameters(self) -> int:
@@ -69,6 +77,7 @@ class Description:
     def as_dict(self) -> dict:
         """All numbers, for JSON."""
         return asdict(self) | dict(
+            flops=self.flops, costs=[cost._asdict() for cost in self.costs],
             parameters=self.parameters,
             backbone_parameters=self.backbone_parameters,
             relay_share=self.relay_share,
@@ -87,14 +96,30 @@ def describe(cfg: Config,
     window = window_input(cfg, size)
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(cfg.model)
-        flops = forward_flops(model, window)
+        contexts = getattr(model, 'contexts', ())
+        costs = [forward_flops(MODELS.build(_with_views(cfg.model, n)), window)
+                 for n in range(len(contexts))]
+        costs.append(forward_flops(model, window))
         memory = activation_bytes(model, window)
     return Description(
         config=Path(cfg.filename or 'config').stem,
         parts=count_parts(model), window=window.native,
         input_size=window.size, stride=window.stride,
-        views=1 + len(getattr(model, 'context_factors', ())), flops=flops,
+        views=tuple(view_sizes(window.size, contexts)), costs=tuple(costs),
         activation_bytes=memory)
+
+
+def _with_views(model: ConfigDict, number: int) -> ConfigDict:
+    """A relay model with its first global views; without relay tokens if none.
+    """
+    model = deepcopy(model)
+    for key in ('context_factors', 'context_reductions'):
+        if model.get(key) is not None:
+            model[key] = model[key][:number]
+    model.backbone.num_views = 1 + number
+    if not number:
+        model.backbone.num_relay_tokens = 0
+    return model
 
 
 def count_parts(model: BaseSegmentor) -> dict[str, int]:

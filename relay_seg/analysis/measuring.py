@@ -1,5 +1,7 @@
 """Work and memory of a model, the same on every machine."""
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +24,46 @@ _ATTENTION_ON_CPU = {
 }
 
 
-def forward_flops(model: nn.Module, window: WindowInput) -> int:
-    """Floating-point operations of one window in a test.
+class Flops(NamedTuple):
+    """Floating-point operations of one window.
 
     Matrix products, convolutions and attention, where one multiplication and
     addition are two operations; norms, activations and interpolation are not
     counted.
 
     Args:
-        model: Segmentor on the CPU.
-        window: What it is given.
+        test: Forward pass of a test.
+        training: Forward pass of a training step, losses included.
+        backbone_test: Of ``test`` what the backbone takes.
+        backbone_training: Of ``training`` likewise.
     """
-    model.eval()
-    return counted_flops(model, lambda: window.logits(model))
+    test: int
+    training: int
+    backbone_test: int
+    backbone_training: int
+
+
+def forward_flops(model: nn.Module, window: WindowInput) -> Flops:
+    """Work of a segmentor on the CPU on one window."""
+    found = []
+    for training, call in ((False, window.logits), (True, window.losses)):
+        model.train(training)
+        _use_running_statistics(model)
+        counts = _counts(model, partial(call, model))
+        of_backbone = counts[type(model.backbone).__name__]
+        found.append((sum(counts['Global'].values()),
+                      sum(of_backbone.values())))
+    (test, of_test), (step, of_step) = found
+    return Flops(test, step, of_test, of_step)
 
 
 def counted_flops(model: nn.Module, call: Callable[[], object]) -> int:
-    """As :func:`forward_flops`, of any call of a model."""
+    """Operations of any call of a model, as :class:`Flops` counts them."""
+    return sum(_counts(model, call)['Global'].values())
+
+
+def _counts(model: nn.Module, call: Callable[[], object]) -> dict:
+    """Operations by module and kind."""
     counter = FlopCounterMode(
         display=False, custom_mapping=_ATTENTION_ON_CPU)
     # Not no_grad(): under it the counter fails on parameters that are given
@@ -51,7 +76,7 @@ def counted_flops(model: nn.Module, call: Callable[[], object]) -> int:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-    return counter.get_total_flops()
+    return counter.get_flop_counts()
 
 
 def activation_bytes(model: nn.Module, window: WindowInput) -> int:
@@ -67,10 +92,15 @@ def activation_bytes(model: nn.Module, window: WindowInput) -> int:
         window: What it is given.
     """
     model.train()
+    _use_running_statistics(model)
+    return saved_bytes(model, lambda: window.losses(model))
+
+
+def _use_running_statistics(model: nn.Module) -> None:
+    """So that one window is enough for batch norms."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
-    return saved_bytes(model, lambda: window.losses(model))
 
 
 def saved_bytes(model: nn.Module, call: Callable[[], object]) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.structures import label_field
-from relay_seg.views import Views, as_size
+from relay_seg.views import LOCAL, Views, as_size, view_sizes
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class WindowInput:
 
     Args:
         bands: Bands of the image.
-        size: Height and width of its views in pixels.
+        size: Height and width of its local view in pixels.
         native: Height and width in native pixels.
         stride: Steps between windows in a test; the size where each scene is
             one window.
@@ -31,10 +31,10 @@ class WindowInput:
 
     def views(self, model: BaseSegmentor) -> Tensor | Views:
         """A window, as views where the model takes them."""
-        image = torch.zeros(1, self.bands, *self.size)
         if not isinstance(model, SlideEncoderDecoder):
-            return image
-        return tuple(image.clone() for _ in (1, *model.context_factors))
+            return torch.zeros(1, self.bands, *self.size)
+        return tuple(torch.zeros(1, self.bands, *size)
+                     for size in view_sizes(self.size, model.contexts))
 
     def logits(self, model: BaseSegmentor) -> Tensor:
         """Forward pass of a test."""
@@ -47,9 +47,9 @@ class WindowInput:
         sample = SegDataSample(
             metainfo=dict(img_shape=self.size, ori_shape=self.size,
                           pad_shape=self.size))
-        for view, factor in enumerate(
-                (1, *getattr(model, 'context_factors', ()))):
-            shape = (1, *(factor * side for side in self.size))
+        for view, context in enumerate(
+                (LOCAL, *getattr(model, 'contexts', ()))):
+            shape = (1, *(context.factor * side for side in self.size))
             dtype = torch.uint8 if view else torch.int64
             label = PixelData(data=torch.zeros(shape, dtype=dtype))
             sample.set_data({label_field(view): label})

@@ -66,6 +66,8 @@ class RelayBackbone(BaseModule):
         self.num_relay_tokens = num_relay_tokens
         self.fusion = fusion
         self.frozen_stages = frozen_stages
+        #: A PlaceBias for each block, where blocks do not hold theirs.
+        self.relay_places: Any = None
         self._register_load_state_dict_pre_hook(self._twin_missing_keys)
 
     def _build_relay(self, embed_dims: int) -> None:
@@ -121,22 +123,33 @@ class RelayBackbone(BaseModule):
             return self.relay_tokens.expand(x.shape[0], -1, -1)
         return x.new_zeros(x.shape[0], 0, x.shape[2])
 
-    def _check_views(self, views: Views, multiple: int) -> None:
+    def _checked(self, views: Views, multiple: int,
+                 local_only: bool) -> Views:
+        """The views that are looked at; all of them with relay tokens."""
         if len(views) != self.num_views:
             raise ValueError(
                 f'{type(self).__name__} has num_views={self.num_views} but '
                 f'got {len(views)} views; set num_views to 1 + the number of '
                 'context_factors.')
-        height, width = views[0].shape[-2:]
-        if height % multiple or width % multiple:
-            raise ValueError(
-                f'views are {height} x {width} pixels, not a multiple of '
-                f'patch_size={multiple}; use a window of '
-                f'{max(height // multiple, 1) * multiple} x '
-                f'{max(width // multiple, 1) * multiple}.')
-        if any(view.shape != views[0].shape for view in views):
-            raise ValueError('views differ in shape: '
+        for i, view in enumerate(views):
+            height, width = view.shape[-2:]
+            if height % multiple or width % multiple:
+                raise ValueError(
+                    f'view {i} has {height} x {width} pixels, not a multiple '
+                    f'of patch_size={multiple}; use '
+                    f'{max(height // multiple, 1) * multiple} x '
+                    f'{max(width // multiple, 1) * multiple}: of a local '
+                    'view the window, of a global one by its reduction.')
+        if any(view.shape[:2] != views[0].shape[:2] for view in views):
+            raise ValueError('views differ in windows or bands: '
                              f'{[tuple(view.shape) for view in views]}.')
+        alone = local_only and not self.num_relay_tokens
+        return views[:1] if alone else views
+
+    @staticmethod
+    def _pyramids(views: Views, local_only: bool) -> list[list[Tensor]]:
+        """A place for the maps of each view that is asked for."""
+        return [[] for _ in (views[:1] if local_only else views)]
 
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         """Parts that ``frozen_stages`` freezes."""

@@ -12,6 +12,7 @@ from mmpretrain.models.backbones.vision_transformer import (
     VisionTransformer,
 )
 from mmpretrain.models.utils import (
+    MultiheadAttention,
     PatchMerging,
     ShiftWindowMSA,
     build_norm_layer,
@@ -31,8 +32,8 @@ PLAIN_BACKBONES = (
 
 __all__ = [
     'PLAIN_BACKBONES', 'SWINV2_ARCHS', 'VIT_ARCHS', 'MixBlock', 'MixFFN',
-    'MixVisionTransformer',
-    'PatchEmbed', 'PatchMerging', 'ShiftWindowMSA', 'SwinBlockV2',
+    'MixVisionTransformer', 'MultiheadAttention', 'PatchEmbed',
+    'PatchMerging', 'ShiftWindowMSA', 'SwinBlockV2',
     'TransformerEncoderLayer', 'build_norm_layer', 'nchw_to_nlc',
     'nlc_to_nchw', 'resize_pos_embed'
 ]

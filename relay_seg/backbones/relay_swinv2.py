@@ -7,11 +7,12 @@ from mmengine.model import ModuleList
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from relay_seg.relay import relay_step
+from relay_seg.relay import Block, relay_step
 from relay_seg.views import Pyramid, Views
 
 from .base import RelayBackbone, find_arch
 from .layers import SWINV2_ARCHS, PatchEmbed, build_norm_layer
+from .place import check_relay_place
 from .swin_block import RELAY_BIASES, RelaySwinBlock, RelaySwinStage, Shape
 
 
@@ -51,6 +52,10 @@ class RelaySwinV2(RelayBackbone):
             :func:`relay_seg.relay.relay_step`.
         relay_bias: Position bias of relay tokens: 'learned', or 'zero' as in
             the authors' code, where image tokens hardly attend to them.
+        relay_place: 'bias' lets relay tokens listen and be heard by place,
+            see :class:`relay_seg.backbones.place.PlaceBias`; 'none' as
+            published, where nothing tells one attention window's message
+            from another's.
         init_cfg: As in the host.
     """
 
@@ -74,6 +79,7 @@ class RelaySwinV2(RelayBackbone):
                  num_relay_tokens: int = 4,
                  fusion: str = 'sequential',
                  relay_bias: str = 'learned',
+                 relay_place: str = 'none',
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(num_views, num_relay_tokens, fusion, frozen_stages,
                          init_cfg)
@@ -124,6 +130,7 @@ class RelaySwinV2(RelayBackbone):
                 RelaySwinBlock(
                     num_relay_tokens=num_relay_tokens,
                     relay_bias=relay_bias,
+                    relay_place=check_relay_place(relay_place),
                     **dict(
                         embed_dims=widths[i],
                         num_heads=settings['num_heads'][i],
@@ -150,49 +157,62 @@ class RelaySwinV2(RelayBackbone):
         self._build_relay(widths[0])
         self._register_load_state_dict_pre_hook(self._keep_tables)
 
-    def forward(self, views: Views) -> tuple[Pyramid, ...]:
+    def forward(self, views: Views,
+                local_only: bool = False) -> tuple[Pyramid, ...]:
         """Feature maps of every view.
 
         Args:
-            views: Views of a batch of windows, local first, all
-                (B, in_channels, H, W); H and W are multiples of the patch.
+            views: Views of a batch of windows, local first, each
+                (B, in_channels, H, W) of its own size; H and W are multiples
+                of the patch.
+            local_only: Give the pyramid of the local view alone, and leave
+                out what only others need.
 
         Returns:
             One pyramid for each view: for stage i of ``out_indices`` a map
             (B, C * 2**i, H / patch / 2**i, W / patch / 2**i).
         """
-        self._check_views(views, self.patch_size)
-        branches, shape = self._embed(views)
+        views = self._checked(views, self.patch_size, local_only)
+        branches, shapes = self._embed(views)
         relay = self._initial_relay(branches[0])
-        pyramids: list[list[Tensor]] = [[] for _ in views]
+        pyramids = self._pyramids(views, local_only)
+        last = self.stages[-1].blocks[-1]
         for i, stage in enumerate(self.stages):
-            branches, relay, shape = stage.merge(branches, relay, shape)
+            branches, relay, shapes = stage.merge(branches, relay, shapes)
             for block in stage.blocks:
                 branches, relay = relay_step(
-                    self._prepare(block, shape), branches, relay, self.fusion)
+                    self._prepare(block, shapes), branches, relay,
+                    self.fusion, local_only and block is last)
             if i in self.out_indices:
                 norm = getattr(self, f'norm{i}')
-                for pyramid, x in zip(pyramids, branches):
+                for pyramid, x, shape in zip(pyramids, branches, shapes):
                     x = norm(x).unflatten(1, shape)  # (B, h, w, C)
                     pyramid.append(x.permute(0, 3, 1, 2).contiguous())
         return tuple(map(tuple, pyramids))
 
-    def _embed(self, views: Views) -> tuple[tuple[Tensor, ...], Shape]:
+    def _embed(self, views: Views) -> tuple[tuple[Tensor, ...], list[Shape]]:
         patch_embeds = self.patch_embed, *self.global_patch_embed
         embedded = [embed(x) for embed, x in zip(patch_embeds, views)]
-        shape = embedded[0][1]
-        return tuple(self.drop_after_pos(x) for x, _ in embedded), shape
+        return (tuple(self.drop_after_pos(x) for x, _ in embedded),
+                [shape for _, shape in embedded])
 
-    def _prepare(self, block: RelaySwinBlock, shape: Shape):
-        """The block as a function of image and relay tokens."""
+    def _prepare(self, block: RelaySwinBlock,
+                 shapes: Sequence[Shape]) -> list[Block]:
+        """The block as each view passes it, one for views of one shape."""
+        steps = {shape: self._step(block, shape, shapes[0])
+                 for shape in dict.fromkeys(shapes)}
+        return [steps[shape] for shape in shapes]
+
+    def _step(self, block: RelaySwinBlock, shape: Shape,
+              local: Shape) -> Block:
+        size = block.window_size(shape, local)
         fits = min(shape) >= block.attn.window_size or block.attn.pad_small_map
         if not self.num_relay_tokens and fits:
-            step = partial(block.forward_plain, shape=shape)
-        else:
-            # The bias is the same for all views: computed once.
+            step = partial(block.forward_plain, shape)
+        else:  # the bias is computed once for all views of a shape
             # (The block's base, of the host, is not typed.)
             step = partial(  # type: ignore[misc]
-                block, shape=shape, bias=block.attention_bias(shape))
+                block, shape, size, block.attention_bias(shape, size))
         if self.with_cp and self.training:
             step = partial(cp.checkpoint, step, use_reentrant=False)
         return step
@@ -205,7 +225,9 @@ class RelaySwinV2(RelayBackbone):
         for stage in self.stages[:self.frozen_stages + 1]:
             parts += [stage.downsample] if stage.downsample else []
             for block in stage.blocks:
-                parts += block.children()  # all but relay_bias
+                parts += [  # nothing that relay adds
+                    child for name, child in block.named_children()
+                    if name != 'relay_place']
         parts += [getattr(self, f'norm{i}') for i in self.out_indices
                   if i <= self.frozen_stages]
         return parts

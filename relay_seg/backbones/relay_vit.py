@@ -1,5 +1,6 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from relay_seg.positions import fit_position
-from relay_seg.relay import relay_step
+from relay_seg.relay import Block, relay_step
 from relay_seg.views import Pyramid, Views
 
 from .base import RelayBackbone, find_arch
@@ -21,6 +22,8 @@ from .layers import (
     build_norm_layer,
     resize_pos_embed,
 )
+from .place import PlaceBias, check_relay_place
+from .vit_block import vit_block
 
 
 @MODELS.register_module()
@@ -56,6 +59,9 @@ class RelayViT(RelayBackbone):
         num_relay_tokens: R.
         fusion: 'sequential' or 'mean', see
             :func:`relay_seg.relay.relay_step`.
+        relay_place: 'bias' lets relay tokens listen and be heard by place,
+            see :class:`relay_seg.backbones.place.PlaceBias`; 'none' as
+            published, where position embeddings alone say where.
         init_cfg: As in the host.
     """
 
@@ -82,6 +88,7 @@ class RelayViT(RelayBackbone):
                  num_views: int = 2,
                  num_relay_tokens: int = 4,
                  fusion: str = 'sequential',
+                 relay_place: str = 'none',
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(num_views, num_relay_tokens, fusion, frozen_stages,
                          init_cfg)
@@ -135,59 +142,74 @@ class RelayViT(RelayBackbone):
         ])
         if final_norm:
             self.ln1 = build_norm_layer(norm_cfg, self.embed_dims)
+        if check_relay_place(relay_place) == 'bias' and num_relay_tokens:
+            self.relay_places = ModuleList([
+                PlaceBias(layer.attn.num_heads, num_relay_tokens)
+                for layer in self.layers])
 
         self._build_relay(self.embed_dims)
         self._register_load_state_dict_pre_hook(self._fit_pos_embed)
 
-    def forward(self, views: Views) -> tuple[Pyramid, ...]:
+    def forward(self, views: Views,
+                local_only: bool = False) -> tuple[Pyramid, ...]:
         """Feature maps of every view.
 
         Args:
-            views: Views of a batch of windows, local first, all
-                (B, in_channels, H, W); H and W are multiples of the patch.
+            views: Views of a batch of windows, local first, each
+                (B, in_channels, H, W) of its own size; H and W are multiples
+                of the patch.
+            local_only: Give the pyramid of the local view alone, and leave
+                out what only others need.
 
         Returns:
             One pyramid for each view: for each of ``out_indices`` a map
             (B, embed_dims, H / patch, W / patch).
         """
-        self._check_views(views, self.patch_size)
-        branches, shape = self._embed(views)
+        views = self._checked(views, self.patch_size, local_only)
+        branches, shapes = self._embed(views)
         relay = self._initial_relay(branches[0])
-        pyramids: list[list[Tensor]] = [[] for _ in views]
-        for i, layer in enumerate(self.layers):
+        pyramids = self._pyramids(views, local_only)
+        for i in range(self.num_layers):
+            last = i == self.num_layers - 1
             branches, relay = relay_step(
-                self._prepare(layer), branches, relay, self.fusion)
-            if i == self.num_layers - 1 and self.final_norm:
-                branches = tuple(self.ln1(x) for x in branches)
+                self._prepare(i, shapes), branches, relay, self.fusion,
+                local_only and last)
+            if last and self.final_norm:
+                branches = tuple(
+                    self.ln1(x) for x in branches[:len(pyramids)])
             if i in self.out_indices:
-                for pyramid, x in zip(pyramids, branches):
+                for pyramid, x, shape in zip(pyramids, branches, shapes):
                     pyramid.append(x.mT.unflatten(2, shape))  # (B, C, h, w)
         return tuple(map(tuple, pyramids))
 
-    def _embed(self, views: Views) -> tuple[tuple[Tensor, ...], tuple]:
+    def _embed(self, views: Views) -> tuple[tuple[Tensor, ...], list[tuple]]:
         patch_embeds = self.patch_embed, *self.global_patch_embed
         pos_embeds = self.pos_embed, *self.global_pos_embed.parameters()
-        branches = []
+        branches, shapes = [], []
         for view, patch_embed, pos in zip(views, patch_embeds, pos_embeds):
             x, shape = patch_embed(view)  # (B, h*w, C)
             x = x + resize_pos_embed(pos, self.patch_resolution, shape,
                                      self.interpolate_mode, 0)
             branches.append(self.drop_after_pos(x))
-        return tuple(branches), shape
+            shapes.append(tuple(shape))
+        return tuple(branches), shapes
 
-    def _prepare(self, layer: nn.Module):
-        """The layer as a function of image and relay tokens."""
-        return partial(self._block, layer)
+    def _prepare(self, i: int, shapes: Sequence[tuple]) -> list[Block]:
+        """Layer i as each view passes it, one for views of one shape."""
+        steps = {shape: self._step(i, shape)
+                 for shape in dict.fromkeys(shapes)}
+        return [steps[shape] for shape in shapes]
 
-    def _block(self, layer: nn.Module, x: Tensor,
-               relay: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = torch.cat((relay, x), dim=1)  # (B, R + N, C)
+    def _step(self, i: int, shape: tuple[int, int]) -> Block:
+        bias = None
+        if self.relay_places is not None:  # here relay tokens come first
+            r = self.num_relay_tokens
+            bias = cast(PlaceBias, self.relay_places[i]).of_maps(
+                shape, shape).roll((r, r), (1, 2))
+        step = partial(vit_block, self.layers[i], bias)
         if self.with_cp and self.training:
-            tokens = cp.checkpoint(layer, tokens, use_reentrant=False)
-        else:
-            tokens = layer(tokens)
-        n = relay.shape[1]
-        return tokens[:, n:], tokens[:, :n]
+            step = partial(cp.checkpoint, step, use_reentrant=False)
+        return step
 
     def _init_tokens(self) -> None:
         super()._init_tokens()

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from relay_seg.precision import autocast_dtype
-
+from .kept_bias import KeptBias
 from .layers import PatchMerging, ShiftWindowMSA, SwinBlockV2
+from .place import PlaceBias, places
 
 RELAY_BIASES = ('learned', 'zero')
 MAX_LOGIT_SCALE = log(1. / 0.01)  # Swin Transformer V2
@@ -47,7 +47,7 @@ def length(x: Tensor) -> Tensor:
     return x.norm(dim=-1, keepdim=True).clamp(min=least)
 
 
-class RelaySwinBlock(SwinBlockV2):
+class RelaySwinBlock(KeptBias, SwinBlockV2):
     """The host's block, with relay tokens in every attention window.
 
     Args:
@@ -55,81 +55,74 @@ class RelaySwinBlock(SwinBlockV2):
         relay_bias: Position bias of relay tokens: 'learned' per head, from
             where the bias of image tokens starts, or 'zero' (the authors'
             released code).
+        relay_place: 'bias' for a :class:`PlaceBias`, or 'none'.
         kwargs: Those of the host's block.
     """
 
     def __init__(self, num_relay_tokens: int, relay_bias: str,
-                 **kwargs) -> None:
+                 relay_place: str, **kwargs) -> None:
         super().__init__(**kwargs)
         self.num_relay_tokens = num_relay_tokens
+        heads = self.attn.w_msa.num_heads
+        self.relay_bias: nn.Parameter | None = None
+        self.relay_place: PlaceBias | None = None
         if num_relay_tokens and relay_bias == 'learned':
             # image to relay, relay to image, relay to relay
-            heads = self.attn.w_msa.num_heads
-            self.relay_bias: nn.Parameter | None = nn.Parameter(
-                torch.zeros(3, heads))
-        else:
-            self.relay_bias = None
-        self._kept_bias: tuple[tuple, Tensor] | None = None
+            self.relay_bias = nn.Parameter(torch.zeros(3, heads))
+        if num_relay_tokens and relay_place == 'bias':
+            self.relay_place = PlaceBias(heads, num_relay_tokens)
 
-    # Whatever may change weights lets go of the bias.
+    def window_size(self, shape: Shape, local: Shape) -> int:
+        """Side of the attention windows on the map of a view.
 
-    def train(self, mode: bool = True) -> 'RelaySwinBlock':
-        self._kept_bias = None
-        return super().train(mode)
+        Maps as large as the local one have the host's, and are padded where
+        they are smaller than that. Others have no larger one than they are.
 
-    def init_weights(self) -> None:
-        self._kept_bias = None
-        super().init_weights()
+        Args:
+            shape: Height and width of the map.
+            local: Those of the local view's map.
+        """
+        size = self.attn.window_size
+        return size if shape == local else min(size, *shape)
 
-    def _apply(self, *args, **kwargs) -> 'RelaySwinBlock':
-        self._kept_bias = None
-        return super()._apply(*args, **kwargs)
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._kept_bias = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def shift(self, shape: Shape) -> int:
-        """Shift of the attention windows on a map of this shape."""
+    def shift(self, shape: Shape, size: int) -> int:
+        """Shift of attention windows of a size on a map of this shape."""
         attn = self.attn
-        if min(shape) > attn.window_size or attn.pad_small_map:
+        if size < attn.window_size:  # the map is no larger
+            return 0
+        if min(shape) > size or attn.pad_small_map:
             return attn.shift_size
         return 0
 
-    def attention_bias(self, shape: Shape) -> Tensor:
+    def attention_bias(self, shape: Shape, size: int) -> Tensor:
         """Bias and shift mask of all attention windows, for any view.
 
-        In evaluation it is computed once for each precision, until a weight
-        changes; compiled models and CUDA graphs, which nothing would tell,
-        compute it each time. Nothing tells of a write through ``.data``: call
-        ``eval()`` after it, as a validation does after averaged weights are
-        put in.
+        Kept in evaluation, see :class:`KeptBias`.
 
         Args:
             shape: Height and width of the token map.
+            size: M, see :meth:`window_size`.
 
         Returns:
             (1, H, M*M + R, M*M + R), or (1, nW*H, ...) if windows are
-            shifted.
+            shifted or differ by place.
         """
-        if (self.training or torch.is_grad_enabled()
-                or torch.compiler.is_compiling()):
-            return self._attention_bias(shape)
         weights = [*self.attn.w_msa.cpb_mlp.parameters()]
-        if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():
-            return self._attention_bias(shape)
         weights += [] if self.relay_bias is None else [self.relay_bias]
-        state = (shape, autocast_dtype(weights[0].device.type),
-                 [(w.data_ptr(), w._version) for w in weights])
-        if self._kept_bias is None or self._kept_bias[0] != state:
-            self._kept_bias = state, self._attention_bias(shape)
-        return self._kept_bias[1]
+        weights += [] if self.relay_place is None else (
+            self.relay_place.parameters())
+        return self.keep((shape, size), weights,
+                         lambda: self._attention_bias(shape, size))
 
-    def _attention_bias(self, shape: Shape) -> Tensor:
-        msa = self.attn.w_msa
-        size, n = self.attn.window_size, self.num_relay_tokens
+    def _attention_bias(self, shape: Shape, size: int) -> Tensor:
+        msa, n = self.attn.w_msa, self.num_relay_tokens
         table = msa.cpb_mlp(msa.relative_coords_table).view(-1, msa.num_heads)
-        bias = table[msa.relative_position_index.view(-1)]
+        index = msa.relative_position_index
+        if size < self.attn.window_size:  # its upper left corner
+            rows = torch.arange(size, device=index.device)
+            within = (rows[:, None] * self.attn.window_size + rows).flatten()
+            index = index[within][:, within]
+        bias = table[index.reshape(-1)]
         bias = bias.view(size**2, size**2, -1).permute(2, 0, 1)  # (H, MM, MM)
         bias = 16 * torch.sigmoid(bias)
         if self.relay_bias is not None:
@@ -141,30 +134,41 @@ class RelaySwinBlock(SwinBlockV2):
                              dim=1)
         else:
             bias = F.pad(bias, (0, n, 0, n))
-        shift = self.shift(shape)
-        if not shift:
-            return bias[None]
-        padded = tuple(-(-side // size) * size for side in shape)
-        mask = shift_mask(padded, size, shift, n, bias.device)
-        return (mask[:, None] + bias).flatten(0, 1)[None]
+        shift, padded = self.shift(shape, size), padded_shape(shape, size)
+        if shift:
+            mask = shift_mask(padded, size, shift, n, bias.device)
+            bias = mask[:, None] + bias  # (nW, H, MM + R, MM + R)
+        if self.relay_place is not None:
+            where = places(shape, bias.device, padded)[None]
+            where = split_windows(where, padded, size, shift)
+            bias = bias + self.relay_place(where, where)
+        return bias.reshape(1, -1, *bias.shape[-2:])
 
-    def forward(self, x: Tensor, relay: Tensor, shape: Shape,
-                bias: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, shape: Shape, size: int, bias: Tensor, x: Tensor,
+                relay: Tensor, relay_only: bool = False
+                ) -> tuple[Tensor, Tensor]:
         """Update image and relay tokens of one view.
 
         Args:
+            shape: Height and width of the token map.
+            size: M, see :meth:`window_size`.
+            bias: See :meth:`attention_bias`.
             x: Image tokens, (B, h*w, C).
             relay: Relay tokens, (B, R, C).
-            shape: Height and width of the token map.
-            bias: See :meth:`attention_bias`.
+            relay_only: Leave image tokens as they are.
         """
-        attended, attended_relay = self.attend(x, relay, shape, bias)
-        return self.update(x, attended), self.update(relay, attended_relay)
+        if relay_only and not relay.shape[1]:
+            return x, relay
+        attended, attended_relay = self.attend(
+            shape, size, bias, x, relay, relay_only)
+        if not relay_only:
+            x = self.update(x, attended)
+        return x, self.update(relay, attended_relay)
 
-    def forward_plain(self, x: Tensor, relay: Tensor,
-                     shape: Shape) -> tuple[Tensor, Tensor]:
+    def forward_plain(self, shape: Shape, x: Tensor, relay: Tensor,
+                      relay_only: bool = False) -> tuple[Tensor, Tensor]:
         """The host's own forward, for R = 0."""
-        return super().forward(x, shape), relay
+        return x if relay_only else super().forward(x, shape), relay
 
     def update(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows attention, with post-norm: residual and MLP."""
@@ -172,26 +176,17 @@ class RelaySwinBlock(SwinBlockV2):
         x = x + self.norm2(self.ffn(x))
         return self.norm3(x) if self.extra_norm else x
 
-    def attend(self, x: Tensor, relay: Tensor, shape: Shape,
-               bias: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(self, shape: Shape, size: int, bias: Tensor, x: Tensor,
+               relay: Tensor, relay_only: bool) -> tuple[Tensor, Tensor]:
         """Cosine attention in windows that all hold the relay tokens.
 
         Returns:
-            Attended image tokens, and the mean over windows of the attended
-            copies of the relay tokens.
+            Attended image tokens, none with ``relay_only``; and the mean
+            over windows of the attended copies of the relay tokens.
         """
-        msa, size = self.attn.w_msa, self.attn.window_size
-        shift = self.shift(shape)
+        msa, shift = self.attn.w_msa, self.shift(shape, size)
         batch, _, dims = x.shape
-        pad_b, pad_r = (-shape[0]) % size, (-shape[1]) % size
-
-        x = x.unflatten(1, shape)  # (B, h, w, C)
-        if pad_b or pad_r:
-            x = F.pad(x, (0, 0, 0, pad_r, 0, pad_b))
-        if shift:
-            x = x.roll((-shift, -shift), dims=(1, 2))
-        padded = x.shape[1:3]
-        x = ShiftWindowMSA.window_partition(x, size).flatten(1, 2)
+        x = split_windows(x, shape, size, shift)  # (B*nW, M*M, C)
         windows = x.shape[0] // batch  # nW
         copies = relay[:, None].expand(-1, windows, -1, -1).flatten(0, 1)
         x = torch.cat((x, copies), dim=1)  # (B*nW, M*M + R, C)
@@ -200,9 +195,16 @@ class RelaySwinBlock(SwinBlockV2):
         if msa.q_bias is not None:
             qkv_bias = torch.cat(
                 (msa.q_bias, torch.zeros_like(msa.v_bias), msa.v_bias))
-        qkv = F.linear(x, msa.qkv.weight, qkv_bias)
-        qkv = qkv.unflatten(2, (3, msa.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B*nW, H, M*M + R, C/H)
+        if relay_only:
+            q, kv = _relay_queries(x, copies, msa.qkv.weight, qkv_bias)
+            q, kv = (t.unflatten(2, (-1, msa.num_heads, dims // msa.num_heads))
+                     .permute(2, 0, 3, 1, 4) for t in (q, kv))
+            q, (k, v) = q[0], kv
+            bias = bias[:, :, -self.num_relay_tokens:]
+        else:
+            qkv = F.linear(x, msa.qkv.weight, qkv_bias)
+            qkv = qkv.unflatten(2, (3, msa.num_heads, -1))
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B*nW, H, M*M + R, C/H)
         scale = msa.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         # As F.normalize(q) * scale, with one tensor less kept for backward.
         q = q * (scale / length(q))
@@ -218,14 +220,55 @@ class RelaySwinBlock(SwinBlockV2):
         out = out.transpose(1, 2).flatten(2)  # (B*nW, M*M + R, C)
         out = msa.proj_drop(msa.proj(out))
 
-        x, copies = out.split((size**2, self.num_relay_tokens), dim=1)
+        n = out.shape[1] - self.num_relay_tokens
+        x, copies = out.split((n, self.num_relay_tokens), dim=1)
         relay = copies.unflatten(0, (batch, windows)).mean(1)
-        x = ShiftWindowMSA.window_reverse(
-            x.reshape(-1, size, size, dims), *padded, size)
-        if shift:
-            x = x.roll((shift, shift), dims=(1, 2))
-        x = x[:, :shape[0], :shape[1]]
-        return x.flatten(1, 2), relay
+        if relay_only:
+            return x, relay
+        return join_windows(x, shape, size, shift), relay
+
+
+def _relay_queries(x: Tensor, copies: Tensor, weight: Tensor,
+                   bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries of copies, and keys and values of all."""
+    dims = x.shape[2]
+    of_q, of_kv = (None, None) if bias is None else (bias[:dims], bias[dims:])
+    return (F.linear(copies, weight[:dims], of_q),
+            F.linear(x, weight[dims:], of_kv))
+
+
+def padded_shape(shape: Shape, size: int) -> Shape:
+    """Height and width of a map of whole attention windows."""
+    height, width = (-(-side // size) * size for side in shape)
+    return height, width
+
+
+def split_windows(x: Tensor, shape: Shape, size: int, shift: int) -> Tensor:
+    """Tokens by attention window: (B, h*w, C) to (B*nW, M*M, C).
+
+    Args:
+        x: Tokens of a map, padded with zeros where windows reach over it.
+        shape: Its height and width.
+        size: M.
+        shift: Shift of the windows.
+    """
+    height, width = padded_shape(shape, size)
+    x = x.unflatten(1, shape)  # (B, h, w, C)
+    if (height, width) != tuple(shape):
+        x = F.pad(x, (0, 0, 0, width - shape[1], 0, height - shape[0]))
+    if shift:
+        x = x.roll((-shift, -shift), dims=(1, 2))
+    return ShiftWindowMSA.window_partition(x, size).flatten(1, 2)
+
+
+def join_windows(x: Tensor, shape: Shape, size: int, shift: int) -> Tensor:
+    """What :func:`split_windows` did, undone."""
+    x = ShiftWindowMSA.window_reverse(
+        x.reshape(-1, size, size, x.shape[2]), *padded_shape(shape, size),
+        size)
+    if shift:
+        x = x.roll((shift, shift), dims=(1, 2))
+    return x[:, :shape[0], :shape[1]].flatten(1, 2)
 
 
 class RelaySwinStage(BaseModule):
@@ -254,13 +297,16 @@ class RelaySwinStage(BaseModule):
         self.blocks = ModuleList(blocks)
 
     def merge(self, branches: tuple[Tensor, ...], relay: Tensor,
-              shape: Shape) -> tuple[tuple[Tensor, ...], Tensor, Shape]:
+              shapes: Sequence[Shape]
+              ) -> tuple[tuple[Tensor, ...], Tensor, Sequence[Shape]]:
         """Halve the token maps of all branches and widen all tokens."""
         if self.downsample is None:
-            return branches, relay, shape
-        merged = [self.downsample(x, shape) for x in branches]
+            return branches, relay, shapes
+        merged = [self.downsample(x, shape)
+                  for x, shape in zip(branches, shapes)]
         if relay.shape[1]:
             relay = self.relay_merge(relay)
         else:
             relay = relay.new_zeros(relay.shape[0], 0, merged[0][0].shape[2])
-        return tuple(x for x, _ in merged), relay, merged[0][1]
+        branches = tuple(x for x, _ in merged)
+        return branches, relay, [shape for _, shape in merged]

@@ -16,7 +16,8 @@ from .reading import read_checkpoint
 #: Buffers that a model makes itself, whatever a file says.
 DERIVED = ('num_batches_tracked', 'relative_position_index',
            'relative_coords_table')
-RELAY = 'relay_tokens', 'global_patch_embed', 'global_pos_embed', 'relay_bias'
+RELAY = ('relay_tokens', 'global_patch_embed', 'global_pos_embed',
+         'relay_bias', 'relay_place')
 
 
 def load_weights(model: nn.Module, source: str | Path, *,

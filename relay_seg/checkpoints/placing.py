@@ -12,7 +12,8 @@ from .fitting import compare_windows, fit_bands
 from .namings import Weights
 
 #: What relay adds; no other model has it.
-RELAY = re.compile(r'^relay_tokens$|\.relay_bias$|(^|\.)relay_merge\.')
+RELAY = re.compile(
+    r'^relay_tokens$|\.relay_bias$|(^|\.)relay_(merge|places?)\.')
 CLASS_TOKENS = ('cls_token', 'dist_token')
 TOKENS = (*CLASS_TOKENS, 'mask_token')
 #: Norms of feature maps, and the final norm of ViT.
@@ -141,6 +142,8 @@ REMEDIES = (
      'backbone, or run tools/convert_checkpoint.py --to plain.', ''),
     (r'relay_bias', "The file has a relay bias: set relay_bias='learned'.",
      "The file's relay tokens have no bias: set relay_bias='zero'."),
+    (r'relay_place', "The file has a bias by place: set relay_place='bias'.",
+     "The file has no bias by place: set relay_place='none'."),
     (r'^ln1\.', '', 'The file has no final norm: set final_norm=False.'),
 )
 

@@ -7,6 +7,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from relay_seg.rasters import grid_of, open_raster, pixel_metres
+from relay_seg.views import contexts_of
 
 from .balance import class_pixels, conversion_options
 from .labels import label_lookup
@@ -38,6 +39,8 @@ class SceneDataset(BaseSegDataset):
         seg_map_suffix: End of label names.
         context_factors: Context factors of the global views that a training
             sample holds, increasing; none for a plain model.
+        context_reductions: Reduction of each of them; as large as the
+            factors by default.
         class_balanced: Whether drawn samples are of each class alike: a class
             is drawn, a scene in proportion to its pixels of that class, and
             a window around one of them. Needs the ``manifest.json`` that the
@@ -54,6 +57,7 @@ class SceneDataset(BaseSegDataset):
 
     def __init__(self, img_suffix: str = '.tif', seg_map_suffix: str = '.tif',
                  context_factors: Sequence[int] = (),
+                 context_reductions: Sequence[int] | None = None,
                  class_balanced: bool = False, area: str = 'scene',
                  spread: int | None = None,
                  conversion: Mapping[str, Sequence] | None = None,
@@ -62,7 +66,7 @@ class SceneDataset(BaseSegDataset):
             raise ValueError(f'area={area!r}; use one of {AREAS}.')
         if spread is not None and spread < 1:
             raise ValueError(f'spread={spread}; use 1 scene or more.')
-        self.context_factors = tuple(context_factors)
+        self.contexts = contexts_of(context_factors, context_reductions)
         self.class_balanced = class_balanced
         self.area = area
         self.spread = spread
@@ -128,7 +132,7 @@ class SceneDataset(BaseSegDataset):
             scene['scene_shape'], quick = self._look_at(scene)
             slow += not quick
             scene['label_lookup'] = lookup
-            scene['context_factors'] = self.context_factors
+            scene['contexts'] = self.contexts
             scene['area'] = self.area
         if slow and not self.test_mode:
             MMLogger.get_current_instance().info(

@@ -134,7 +134,7 @@ class _Streaming(_Loop):
         source = RasterSource([path], bands_of(model, reading.bands))
         slide = model.slide(self.validation)
         plan = Plan(source.shape, slide.window, slide.stride, slide.blend,
-                    slide.batch_size, model.context_factors,
+                    slide.batch_size, model.contexts,
                     slide.input_size, touched=slide.touched(source.shape))
         classes = len(metric.dataset_meta['classes'])
         device = model.data_preprocessor.device

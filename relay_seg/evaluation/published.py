@@ -90,8 +90,9 @@ def differences(result: dict) -> list[str]:
     published = PUBLISHED.get(found['dataset'])
     if published is None:
         return [f'dataset {found["dataset"]} (published: none)']
+    factors = CONTEXT_FACTORS if result['model']['relay'] else []
     wanted = published.protocol | dict(
-        context_factors=CONTEXT_FACTORS if result['model']['relay'] else [])
+        context_factors=factors, context_reductions=factors)
     differ = [
         f'{key} {_show(found.get(key))} (published: {_show(value)})'
         for key, value in wanted.items()

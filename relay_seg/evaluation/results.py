@@ -184,7 +184,9 @@ def protocol(cfg: Config, dataset: BaseDataset,
         blend=test_cfg.get('blend', 'mean') if slide else None,
         windows_per_batch=test_cfg.get('batch_size', 8) if slide else None,
         scenes_per_batch=loader.get('batch_size'),
-        context_factors=list(cfg.model.get('context_factors', ())))
+        context_factors=list(cfg.model.get('context_factors', ())),
+        context_reductions=list(cfg.model.get('context_reductions')
+                                or cfg.model.get('context_factors', ())))
 
 
 def _pair(size: int | Sequence[int]) -> list[int]:
@@ -294,7 +296,8 @@ def read_results(path: str | Path) -> dict:
                'protocol'} - results.keys()
     if missing:
         raise ValueError(f'{path} misses {sorted(missing)}; test again.')
-    # Files that are older than these keys had no other input size.
+    # Files that are older than these keys had views of one size.
     protocol = results['protocol']
     protocol.setdefault('input_size', protocol.get('window'))
+    protocol.setdefault('context_reductions', protocol.get('context_factors'))
     return results

@@ -228,6 +228,7 @@ def _other_table(results: Sequence[dict]) -> str:
     rows = [[
         short(training_of(r)), r['model']['name'] or '',
         'x'.join(map(str, r['protocol']['context_factors'])),
+        'x'.join(map(str, r['protocol']['context_reductions'])),
         *(spread([r], k) for k in METRICS),
         f'`{r["checkpoint"]["sha256"][:8]}`'
     ] for r in results]
@@ -239,8 +240,8 @@ def _other_table(results: Sequence[dict]) -> str:
     dataset = PUBLISHED.get(protocol['dataset'])
     name = dataset.title if dataset else protocol['dataset']
     return (f'### {name}: {protocol_text(protocol)}\n\n{reason}.\n\n'
-            + as_markdown(['training', 'model', 'context factors', *METRICS,
-                           'checkpoint'], rows))
+            + as_markdown(['training', 'model', 'context factors',
+                           'reductions', *METRICS, 'checkpoint'], rows))
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

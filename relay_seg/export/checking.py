@@ -11,7 +11,13 @@ from relay_seg.inference.model import bands_of
 from relay_seg.inference.raster_source import RasterSource
 from relay_seg.inference.source import scene_reader
 from relay_seg.segmentors.slide import SlideEncoderDecoder
-from relay_seg.views import Views, batched, cut_views, plan_windows
+from relay_seg.views import (
+    Views,
+    batched,
+    cut_views,
+    plan_windows,
+    view_sizes,
+)
 
 #: From views to one map for each class, (B, C, H, W).
 Segment = Callable[[Views], Tensor]
@@ -82,10 +88,10 @@ def noise(model: SlideEncoderDecoder,
     bands = len(model.data_preprocessor.mean)
     batches = []
     for batch in (1, 3):
-        views = [torch.randn(batch, bands, *size, generator=generator)
-                 for _ in range(1 + len(model.context_factors))]
+        views = [torch.randn(batch, bands, *each, generator=generator)
+                 for each in view_sizes(size, model.contexts)]
         for view in views:
-            view[-1, :, :size[0] // 4] = torch.nan
+            view[-1, :, :view.shape[2] // 4] = torch.nan
         batches.append(tuple(views))
     return batches
 
@@ -113,8 +119,8 @@ def windows_of(images: Sequence[str | Path], model: SlideEncoderDecoder,
         # The middle of as many runs of windows.
         chosen = sorted({int((i + 0.5) * len(windows) / each)
                          for i in range(each)})
-        views = [cut_views(read, windows[i], model.context_factors,
-                           input_size) for i in chosen]
+        views = [cut_views(read, windows[i], model.contexts, input_size)
+                  for i in chosen]
         for group in batched(views, 4):
             batches.append(tuple(torch.stack(view) for view in zip(*group)))
     return batches

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 import relay_seg
 from relay_seg.inference.model import bands_of, classes_of
 from relay_seg.segmentors.slide import SlideEncoderDecoder
-from relay_seg.views import BLENDS, in_proportion
+from relay_seg.views import (
+    BLENDS,
+    Context,
+    contexts_of,
+    in_proportion,
+    view_sizes,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +50,8 @@ class Facts:
         checkpoint_sha256: Of the checkpoint, '' if there was none.
         relay_seg: Version that wrote the file.
         quantised: Type of quantised weights, '' for none.
-        input_size: Height and width of the views.
+        input_size: Height and width of the local view.
+        context_reductions: Reduction of each global view.
     """
     window: tuple[int, int]
     stride: tuple[int, int]
@@ -67,6 +74,12 @@ class Facts:
     relay_seg: str = relay_seg.__version__
     quantised: str = ''
     input_size: tuple[int, int] = field(kw_only=True)
+    context_reductions: tuple[int, ...] = field(kw_only=True)
+
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """The global views."""
+        return contexts_of(self.context_factors, self.context_reductions)
 
     def to_json(self) -> str:
         return json.dumps(dict(version=VERSION) | asdict(self), default=str)
@@ -92,6 +105,8 @@ class Facts:
                   for name, value in found.items()}
         if 'window' in fields:  # files of before there was an input_size
             fields.setdefault('input_size', fields['window'])
+        if 'context_factors' in fields:  # or views of their own size
+            fields.setdefault('context_reductions', fields['context_factors'])
         kinds = get_type_hints(cls)
         wrong = sorted(
             {f.name for f in dataclass_fields(cls) if f.default is MISSING}
@@ -114,7 +129,8 @@ class Facts:
             input_size=min(self.input_size) > 0,
             blend=self.blend in BLENDS,
             batch_size=self.batch_size > 0,
-            context_factors=min(self.context_factors, default=1) > 0,
+            **dict.fromkeys(('context_factors', 'context_reductions'),
+                            self._has_views()),
             relative_bands=all(0 <= i < bands for i in self.relative_bands),
             mean=bands > 0,
             std=len(self.std) == bands and min(self.std, default=0) > 0,
@@ -124,6 +140,13 @@ class Facts:
             palette=all(0 <= value < 256
                         for color in self.palette for value in color))
         return [name for name, right in fine.items() if not right]
+
+    def _has_views(self) -> bool:
+        try:
+            view_sizes(self.input_size, self.contexts)
+        except ValueError:
+            return False
+        return True
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -173,14 +196,16 @@ def facts_of(model: SlideEncoderDecoder,
     cfg = getattr(model, 'cfg', None)
     return Facts(
         window, stride, test_cfg.get('blend', 'mean'),
-        test_cfg.get('batch_size', 8), tuple(model.context_factors),
+        test_cfg.get('batch_size', 8),
+        tuple(view.factor for view in model.contexts),
         tuple(model.relative_bands), tuple(bands.mean.flatten().tolist()),
         tuple(bands.std.flatten().tolist()), bands.chosen, model.num_classes,
         model.out_channels, getattr(model.decode_head, 'threshold', None),
         classes.names, classes.palette, meta.get('pixel_size'),
         cfg.to_dict() if cfg is not None else None,
         str(getattr(cfg, 'filename', None) or ''),
-        getattr(model, 'checkpoint_sha256', ''), input_size=input_size)
+        getattr(model, 'checkpoint_sha256', ''), input_size=input_size,
+        context_reductions=tuple(view.reduction for view in model.contexts))
 
 
 def deepness_metadata(facts: Facts, resolution: float) -> dict[str, str]:

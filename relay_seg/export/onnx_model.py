@@ -44,7 +44,7 @@ class OnnxModel(nn.Module):
         facts = _facts(self._session, path)
         self.facts = facts
         #: The names of a segmentor.
-        self.context_factors = facts.context_factors
+        self.contexts = facts.contexts
         self.relative_bands = facts.relative_bands
         self.num_classes = facts.num_classes
         self.out_channels = facts.out_channels
@@ -136,7 +136,7 @@ def _facts(session, path: Path) -> Facts:
         facts = Facts.from_json(text)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-    views = 1 + len(facts.context_factors)
+    views = 1 + len(facts.contexts)
     if len(session.get_inputs()) != views:
         raise ValueError(f'{path} has {len(session.get_inputs())} inputs and '
                          f'should have {views} views; export it again.')

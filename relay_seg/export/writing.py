@@ -94,10 +94,10 @@ def export_deepness(model: SlideEncoderDecoder, path: str | Path, *,
     """
     path = Path(path)
     facts = facts_of(model, window)
-    if facts.context_factors:
+    if facts.contexts:
         raise ValueError(
             f'Deepness gives a model one view and this one looks at '
-            f'{1 + len(facts.context_factors)}; export a plain config, or '
+            f'{1 + len(facts.contexts)}; export a plain config, or '
             'predict with tools/predict.py.')
     if facts.window[0] != facts.window[1]:
         raise ValueError(f'Deepness takes square tiles, not {facts.window}; '

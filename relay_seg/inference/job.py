@@ -314,7 +314,10 @@ class Job:
             INPUT_SIZE=json.dumps(self.plan.input_size),
             STRIDE=json.dumps(self.plan.stride),
             BLEND=self.plan.blend,
-            CONTEXT_FACTORS=json.dumps(self.plan.factors),
+            CONTEXT_FACTORS=json.dumps(
+                [context.factor for context in self.plan.contexts]),
+            CONTEXT_REDUCTIONS=json.dumps(
+                [context.reduction for context in self.plan.contexts]),
             CONFIG=str(getattr(cfg, 'filename', None) or ''),
             CHECKPOINT=getattr(self.model, 'checkpoint_sha256', ''),
             VERSION=relay_seg.__version__,

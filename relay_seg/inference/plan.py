@@ -8,11 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from relay_seg.views import (
+    LOCAL,
+    Context,
     ViewGrid,
     Window,
     batched,
     blend_weights,
     view_grid,
+    view_sizes,
     window_starts,
 )
 
@@ -31,8 +34,8 @@ class Plan:
         blend: How windows are blended, see
             :func:`relay_seg.views.blend_weights`.
         batch_size: Windows in one forward pass.
-        factors: Context factors of the global views, increasing.
-        input_size: Height and width of the views; those of a window by
+        contexts: The global views, narrow to wide.
+        input_size: Height and width of the local view; those of a window by
             default.
         touched: Which windows to compute, (rows of windows, windows in a
             row) bool; None for all.
@@ -42,7 +45,7 @@ class Plan:
     stride: tuple[int, int]
     blend: str = 'mean'
     batch_size: int = 8
-    factors: tuple[int, ...] = ()
+    contexts: tuple[Context, ...] = ()
     input_size: tuple[int, int] | None = None
     touched: np.ndarray | None = None
 
@@ -50,8 +53,13 @@ class Plan:
     def views(self) -> tuple[ViewGrid, ...]:
         """How each view of a window is read, the local one first."""
         return tuple(
-            view_grid(self.size, factor, self.input_size or self.size)
-            for factor in (1, *self.factors))
+            view_grid(self.size, context, self.input_size or self.size)
+            for context in (LOCAL, *self.contexts))
+
+    @cached_property
+    def view_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each view as the model takes it."""
+        return view_sizes(self.input_size or self.size, self.contexts)
 
     @cached_property
     def tops(self) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relay_seg.views import (
+    LOCAL,
     ViewGrid,
     Views,
     Window,
@@ -298,7 +299,7 @@ class SceneRows:
                  pool: Executor, device: torch.device, scale: Scale) -> None:
         self._plan, self._scale = plan, scale
         #: How native pixels of a window are read.
-        self._local = view_grid(plan.size, 1, plan.size)
+        self._local = view_grid(plan.size, LOCAL, plan.size)
         #: First row of a row of windows, and its native pixels.
         self._band: tuple[int, Tensor] = -1, scale.nothing
         height = plan.shape[0]
@@ -334,15 +335,14 @@ class SceneRows:
         self.native.drop(min([top, *(x for x in waiting if x is not None)]))
 
     def cut(self, windows: Sequence[Window]) -> Views:
-        """Views of windows, local first, each (B, C, *input_size)."""
+        """Views of windows, local first, each (B, C, H, W) of its size."""
         views = []
-        for grid in self._plan.views:
+        for grid, size in zip(self._plan.views, self._plan.view_sizes):
             if grid == self._local:
                 cells = self._native_views(windows)
             else:
                 cells = torch.stack([self._view(grid, w) for w in windows])
-            views.append(fit(cells, self._plan.input_size
-                             or self._plan.size))
+            views.append(fit(cells, size))
         return tuple(views)
 
     def _view(self, grid: ViewGrid, window: Window) -> Tensor:

@@ -155,4 +155,4 @@ def plan_for(model: SlideEncoderDecoder, shape: tuple[int, int],
         as_size(shape), size, stride,
         settings.blend or cfg.get('blend', 'mean'),
         check_batch_size(batch_size),
-        model.context_factors, input_size)
+        model.contexts, input_size)

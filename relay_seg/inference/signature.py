@@ -57,7 +57,7 @@ def signature_of(model: SlideEncoderDecoder, inputs: Inputs, bands: ModelBands,
         std=bands.std.flatten().tolist(),
         bands=[str(bands.fill), bands.chosen],
         plan=[plan.size, plan.stride, plan.blend,
-              model.test_cfg.get('batch_size'), plan.factors,
+              model.test_cfg.get('batch_size'), plan.contexts,
               plan.input_size],
         classes=asdict(classes),
         settings={k: v for k, v in asdict(settings).items()

@@ -7,7 +7,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.views import area_mean, center
+from relay_seg.views import Context, area_mean, center
 
 from .class_weights import (
     check_class_weights,
@@ -16,23 +16,23 @@ from .class_weights import (
 )
 
 
-def soft_labels(label: Tensor, num_classes: int, factor: int, *,
+def soft_labels(label: Tensor, num_classes: int, reduction: int, *,
                 dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Share of each class under each pixel of a global view.
 
     Args:
-        label: Class ids in native pixels, (B, k*H, k*W); 255 is ignored.
+        label: Class ids in native pixels, (B, r*H, r*W); 255 is ignored.
         num_classes: C.
-        factor: k.
+        reduction: r.
         dtype: Type of the shares.
 
     Returns:
         Shares, (B, C, H, W), that sum to one where no pixel is ignored, and
         a mask (B, H, W) of these places.
     """
-    shares = [area_mean((label == i).to(dtype), factor)
+    shares = [area_mean((label == i).to(dtype), reduction)
               for i in range(num_classes)]
-    valid = area_mean((label == IGNORE).to(dtype), factor) == 0
+    valid = area_mean((label == IGNORE).to(dtype), reduction) == 0
     return torch.stack(shares, dim=1), valid
 
 
@@ -104,7 +104,8 @@ class GlobalViewLoss(nn.Module):
         self.avg_non_ignore = avg_non_ignore
         self.class_weight = read_class_weight(class_weight)
 
-    def forward(self, logits: Tensor, label: Tensor, factor: int) -> Tensor:
+    def forward(self, logits: Tensor, label: Tensor,
+                context: Context) -> Tensor:
         """Loss of one global view.
 
         Args:
@@ -112,13 +113,13 @@ class GlobalViewLoss(nn.Module):
             label: Class ids in native pixels: of the whole global view,
                 (B, k*H, k*W), for ``extent='full'``; of the local view,
                 (B, H, W), for 'center'.
-            factor: Context factor k of the view.
+            context: Which view.
         """
         check_class_weights(self, logits.shape[1])
         if self.extent == 'center':
-            logits = center(logits, factor)
+            logits = center(logits, context.factor)
         target, valid = soft_labels(
-            label, logits.shape[1], factor, dtype=logits.dtype)
+            label, logits.shape[1], context.reduction, dtype=logits.dtype)
         weights = weights_like(self, logits)
         if weights is not None:
             return self.loss_weight * weighted_mean(
@@ -132,8 +133,8 @@ class GlobalViewLoss(nn.Module):
 class AgreementLoss(nn.Module):
     """Cross-entropy of the centre of global logits against the local ones.
 
-    The target is the local softmax, averaged over k x k pixels. Gradients
-    flow into both branches.
+    The target is the local softmax, averaged over the local pixels under a
+    global one. Gradients flow into both branches.
 
     Args:
         loss_weight: Weight in the total (0.1 in Relay Tokens, TMLR 2026).
@@ -151,22 +152,24 @@ class AgreementLoss(nn.Module):
         self.class_weight = read_class_weight(class_weight)
 
     def forward(self, local_logits: Tensor, global_logits: Tensor,
-                label: Tensor, factor: int) -> Tensor:
+                label: Tensor, context: Context) -> Tensor:
         """Loss of one global view.
 
         Args:
             local_logits: (B, C, H, W).
-            global_logits: (B, C, H, W).
+            global_logits: Of the global view, of its size.
             label: Class ids of the local view, (B, H, W).
-            factor: Context factor k of the view.
+            context: Which view.
         """
         check_class_weights(self, local_logits.shape[1])
-        target = area_mean(local_logits.softmax(dim=1), factor)
-        logits = center(global_logits, factor)
+        reduction = context.reduction
+        target = area_mean(local_logits.softmax(dim=1), reduction)
+        logits = center(global_logits, context.factor)
         valid = torch.ones_like(target[:, 0], dtype=torch.bool)
         if self.mask_ignored:
             valid = F.max_pool2d(
-                (label == IGNORE).to(target.dtype)[:, None], factor)[:, 0] == 0
+                (label == IGNORE).to(target.dtype)[:, None],
+                reduction)[:, 0] == 0
         weights = weights_like(self, logits)
         if weights is not None:
             return self.loss_weight * weighted_mean(

@@ -21,9 +21,11 @@ from relay_seg.views import (
     as_size,
     batched,
     blend_weights,
+    contexts_of,
     cut_views,
     plan_windows,
     reader,
+    view_sizes,
     window_starts,
 )
 
@@ -101,6 +103,9 @@ class SlideEncoderDecoder(EncoderDecoder):
 
     Args:
         context_factors: Context factor of each global view, increasing.
+        context_reductions: Side of a pixel of each of them, in local pixels;
+            as large as the factors by default, so that all views have as
+            many pixels.
         relative_bands: Bands, the first is 0, of which only differences
             matter, such as elevation: each view is given less its own mean
             over valid pixels.
@@ -111,17 +116,14 @@ class SlideEncoderDecoder(EncoderDecoder):
     """
 
     def __init__(self, context_factors: Sequence[int],
+                 context_reductions: Sequence[int] | None = None,
                  relative_bands: Sequence[int] = (),
                  channels_last: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)
         check_class_weights(self, self.out_channels)
         if channels_last:
             self.to(memory_format=torch.channels_last)
-        if (list(context_factors) != sorted(set(context_factors))
-                or min(context_factors, default=1) < 1):
-            raise ValueError(f'context_factors={context_factors} do not '
-                             'increase from at least 1, narrow to wide.')
-        self.context_factors = tuple(context_factors)
+        self.contexts = contexts_of(context_factors, context_reductions)
         self.relative_bands = tuple(relative_bands)
         self._at_once: dict[tuple, int] = {}
         if type(self.backbone) in PLAIN_BACKBONES:
@@ -226,8 +228,9 @@ class SlideEncoderDecoder(EncoderDecoder):
         key = device, window, input_size, torch.is_autocast_enabled('cuda')
         if key not in self._at_once:
             views = tuple(torch.zeros(
-                FEWEST, len(self.data_preprocessor.mean), *input_size,
-                device=device) for _ in (1, *self.context_factors))
+                FEWEST, len(self.data_preprocessor.mean), *size,
+                device=device)
+                for size in view_sizes(input_size, self.contexts))
             training = self.training
             self.eval()
             with torch.no_grad():
@@ -287,8 +290,7 @@ class SlideEncoderDecoder(EncoderDecoder):
         fill = [nan if i in self.relative_bands else 0.
                 for i in range(len(scene))]
         read = reader(scene, fill)
-        cut = [cut_views(read, w, self.context_factors, size)
-               for w in windows]
+        cut = [cut_views(read, w, self.contexts, size) for w in windows]
         return tuple(torch.stack(view) for view in zip(*cut))
 
     def finish(self, views: Views) -> Views:

@@ -67,14 +67,17 @@ class PhotoMetricViews(BaseTransform):
             raise ValueError(
                 f'PhotoMetricViews changes red, green and blue but views have '
                 f'{len(views[0])} bands; take it out of the pipeline.')
-        # One image of all views above each other, as the host wants it.
-        image = np.concatenate([
-            _interleaved(view, results.get('img_path', 'a scene'))
-            for view in views])
-        image = self.distort(dict(img=image))['img']
+        # One image of all pixels above each other, as the host wants it.
+        images = [_interleaved(view, results.get('img_path', 'a scene'))
+                  for view in views]
+        pixels = np.concatenate([
+            image.reshape(-1, images[0].shape[1], 3) for image in images])
+        pixels = self.distort(dict(img=pixels))['img'].reshape(-1, 3)
+        ends = np.cumsum([image[..., 0].size for image in images])[:-1]
         results['views'] = tuple(
-            _recoloured(view, part)
-            for view, part in zip(views, np.split(image, len(views))))
+            _recoloured(view, part.reshape(image.shape))
+            for view, image, part in zip(
+                views, images, np.split(pixels, ends)))
         return results
 
 

@@ -23,6 +23,7 @@ from relay_seg.rasters import (
     reused_raster,
 )
 from relay_seg.views import (
+    LOCAL,
     Window,
     as_size,
     cut_views,
@@ -48,7 +49,7 @@ class SampleWindow(BaseTransform):
     that class. Other windows lie on the grid of the coarsest view, where
     overviews hold its pixels.
 
-    Required Keys: scene_shape, context_factors; with wanted_class, also
+    Required Keys: scene_shape, contexts; with wanted_class, also
     seg_map_path and label_lookup; with min_inside, seg_map_path,
     label_lookup and area. Added Keys: window, window_size, input_size.
 
@@ -123,8 +124,9 @@ class SampleWindow(BaseTransform):
 
     def _step(self, results: dict) -> int:
         """Native pixels under one of the coarsest view."""
-        widest = max(results.get('context_factors', ()), default=1)
-        return view_grid(self.window, widest, self.input_size).reduction
+        return max(
+            view_grid(self.window, context, self.input_size).reduction
+            for context in (LOCAL, *results.get('contexts', ())))
 
     def _within(self, results: dict) -> Window:
         """A window whose upright box lies in the scene, if it fits."""
@@ -208,10 +210,11 @@ class ReadViews(BaseTransform):
     """Read the views of a window, and their labels, from disk.
 
     Required Keys: img_path, seg_map_path, label_lookup, window, window_size,
-    input_size, context_factors. Added Keys: views (each (C, H, W) float32
-    with H and W of ``input_size``), labels (local (H, W) uint8, then
-    (k*H, k*W) of each global view; the nearest native pixel where a pixel of
-    the input is not one), img_shape, ori_shape.
+    input_size, contexts. Added Keys: views (local (C, H, W) float32 with H
+    and W of ``input_size``, then the global ones, each of its own size),
+    labels (local (H, W) uint8, then (k*H, k*W) of each global view; the
+    nearest native pixel where a pixel of the input is not one), img_shape,
+    ori_shape.
 
     Args:
         fill: Value of each band outside the scene: the mean that the data
@@ -227,16 +230,17 @@ class ReadViews(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         window, size = results['window'], results['input_size']
-        factors = results['context_factors']
+        contexts = results['contexts']
         upright = window == Window(*window[:2], *results['window_size'])
         read = raster_reader(
             results['img_path'], bands=self.bands, fill=self.fill)
         if upright:
-            views = cut_views(read, window, factors, size)
+            views = cut_views(read, window, contexts, size)
         else:
             views = tuple(
-                resample(read, surroundings(window, k), size, smooth=True)
-                for k in (1, *factors))
+                resample(read, surroundings(window, view.factor),
+                         view.size(size), smooth=True)
+                for view in (LOCAL, *contexts))
         results['views'] = views
         results['labels'] = self._labels(results, window, size)
         results['img_shape'] = results['ori_shape'] = tuple(size)
@@ -246,8 +250,9 @@ class ReadViews(BaseTransform):
     def _labels(results: dict, window: Window,
                 size: tuple[int, int]) -> tuple[np.ndarray, ...]:
         """Labels under the views of the (perhaps turned) window."""
-        path, factors = results['seg_map_path'], results['context_factors']
-        widest = max(factors, default=1)
+        path = results['seg_map_path']
+        factors = [view.factor for view in (LOCAL, *results['contexts'])]
+        widest = max(factors)
         region = surroundings(window, widest)
         with reused_raster(path) as raster:
             dtype = np.promote_types(raster.dtypes[0], np.uint8).type
@@ -267,7 +272,7 @@ class ReadViews(BaseTransform):
         whole = Window(0, 0, *size)
         origin = surroundings(whole, widest)
         labels = []
-        for k in (1, *factors):
+        for k in factors:
             part = surroundings(whole, k)
             y, x = part.top - origin.top, part.left - origin.left
             labels.append(label[y:y + part.height, x:x + part.width])

@@ -104,12 +104,14 @@ def test_what_was_tested_is_said(tested, module_scenes):
     assert {k: protocol[k] for k in (
         'dataset', 'split', 'num_scenes', 'num_classes', 'ignore_index',
         'mode', 'window', 'input_size', 'stride', 'blend',
-        'windows_per_batch', 'context_factors')} == dict(
+        'windows_per_batch', 'context_factors',
+        'context_reductions')} == dict(
             dataset='DubaiDataset', split='test', num_scenes=2,
             num_classes=5, ignore_index=255, mode='slide',
             window=[128, 128], input_size=[128, 128], stride=[96, 96],
             blend='center',
-            windows_per_batch=16, context_factors=[4])
+            windows_per_batch=16, context_factors=[4],
+            context_reductions=[4])
     assert results['versions']['relay_seg'] == relay_seg.__version__
     assert results['versions']['torch'] == torch.__version__
     assert results['world_size'] == 1

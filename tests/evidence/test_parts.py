@@ -5,12 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from ablations import (
-    ScaledBiasSwinV2,
-    SeparateSwinV2,
-    SeparateViT,
-    offer_fusions,
-)
+from ablations import ScaledBiasSwinV2, SeparateViT, offer_fusions
 from attention import attention
 from baselines import DecisionFusion, GlobalOnly, Reduced
 from mmengine.registry import init_default_scope
@@ -71,18 +66,17 @@ def test_local_first_is_one_block_late():
 
     local, wide = torch.rand(2, 1, 3, 4)
     relay = torch.rand(1, 2, 4)
-    fused = FUSIONS['local_first'](block, (local, wide), relay)[0][0]
+    fused = FUSIONS['local_first'](
+        [block] * 2, (local, wide), relay, False)[0][0]
     assert torch.equal(fused, block(local, relay)[0])
 
 
-@pytest.mark.parametrize('separate, base', [
-    (SeparateViT, VIT), (SeparateSwinV2, SWIN)], ids=['vit', 'swin'])
-def test_separate_blocks_start_as_copies_and_part(separate, base):
-    settings = {k: v for k, v in base.items() if k != 'type'}
+def test_separate_blocks_start_as_copies_and_part():
+    settings = {k: v for k, v in VIT.items() if k != 'type'}
     torch.manual_seed(0)
-    model = separate(**settings)
+    model = SeparateViT(**settings)
     model.init_weights()
-    shared = build(base)
+    shared = build(VIT)
     shared.load_state_dict({k: v for k, v in model.state_dict().items()
                             if 'of_global_view' not in k})
     a = views()
@@ -119,9 +113,9 @@ def test_scaled_bias_of_one_changes_nothing_and_of_four_does():
         local_output(model, a), local_output(shared, a))
     block = model.stages[0].blocks[0]
     with torch.no_grad():
-        near = block.bias_of_wide_view((8, 8))
+        near = block.bias_of_wide_view((8, 8), 4)
         block.wider = 4
-        far = block.bias_of_wide_view((8, 8))
+        far = block.bias_of_wide_view((8, 8), 4)
     assert not torch.allclose(near, far)
     # As the host's blocks would have it, were tokens four steps apart.
     msa = block.attn.w_msa
@@ -131,7 +125,7 @@ def test_scaled_bias_of_one_changes_nothing_and_of_four_does():
     msa.relative_coords_table = steps.sign() * torch.log2(
         steps.abs() + 1) / np.log2(8)
     with torch.no_grad():
-        torch.testing.assert_close(block._attention_bias((8, 8)), far)
+        torch.testing.assert_close(block._attention_bias((8, 8), 4), far)
 
 
 def segmentor(kind, **options):

@@ -9,6 +9,7 @@ from torch import nn
 from relay_seg.checkpoints import write_checkpoint
 from relay_seg.export import export_deepness, export_onnx
 from relay_seg.inference.model import model_config
+from relay_seg.views import view_sizes
 
 MEAN, STD = [100., 110., 5.], [30., 40., 2.]
 SIZE = 32
@@ -53,6 +54,12 @@ MODELS_OF = {
                  decode_head=ONE_LEVEL),
     'swin_mean': dict(backbone=SWIN | dict(fusion='mean'),
                       decode_head=LINEAR | dict(in_index=1)),
+    'place': dict(
+        backbone=VIT | ONE_LAYER | dict(relay_place='bias'),
+        context_reductions=(8, ), decode_head=LINEAR),
+    'swin_place': dict(
+        backbone=SWIN | dict(relay_place='bias'), context_reductions=(8, ),
+        decode_head=LINEAR | dict(in_index=1)),
     'linear': dict(
         backbone=VIT | ONE_LAYER | dict(num_views=3), context_factors=(2, 4),
         relative_bands=(2, ), decode_head=LINEAR),
@@ -99,8 +106,8 @@ def build_random(name):
                 module.running_var.uniform_(0.5, 2)
     model.eval()
     # Each class is somewhere the largest.
-    views = (torch.randn(4, 3, SIZE, SIZE), ) * (
-        1 + len(model.context_factors))
+    views = tuple(torch.randn(4, 3, *size) for size in view_sizes(
+        (SIZE, SIZE), model.contexts))
     with torch.no_grad():
         logits = model.window_logits(views)
         head = model.decode_head
@@ -145,12 +152,12 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def pixels():
-    """``pixels(batch, views)``: views as files hold them, with no data."""
+    """``pixels(batch, contexts)``: views as files hold them, with no data."""
 
-    def draw(batch, views):
-        shape = batch, len(MEAN), SIZE, SIZE
+    def draw(batch, contexts):
         mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (MEAN, STD))
-        drawn = [torch.randn(shape) * std + mean for _ in range(views)]
+        drawn = [torch.randn(batch, len(MEAN), *size) * std + mean
+                 for size in view_sizes((SIZE, SIZE), contexts)]
         drawn[0][:, :, :7] = torch.nan
         drawn[-1][0, 2] = torch.nan  # a band without a value
         return tuple(drawn)

@@ -22,10 +22,12 @@ from relay_seg.export import (
 from relay_seg.export.checking import windows_of
 from relay_seg.inference import load_model, predict_array, predict_raster
 from relay_seg.segmentors.slide import SlideEncoderDecoder
+from relay_seg.views import LOCAL, view_sizes
 
 ROOT = Path(__file__).parents[2]
 NAMES = {'vit': ['local', 'global'], 'swin': ['local', 'global'],
          'swin_mean': ['local', 'global'],
+         'place': ['local', 'global'], 'swin_place': ['local', 'global'],
          'linear': ['local', 'global', 'global_2']}
 EACH = pytest.mark.parametrize('name', list(NAMES))
 
@@ -56,7 +58,7 @@ def scene(write_raster, tmp_path):
 @pytest.mark.parametrize('batch', [1, 2, 5])
 def test_equals_pytorch_from_raw_pixels(exported, pixels, name, batch):
     model, path = exported(name)
-    views = pixels(batch, len(NAMES[name]))
+    views = pixels(batch, model.contexts)
     with torch.no_grad():
         expected = model.window_logits(
             tuple(model.data_preprocessor.normalise(view) for view in views))
@@ -68,15 +70,16 @@ def test_equals_pytorch_from_raw_pixels(exported, pixels, name, batch):
 
 @EACH
 def test_inputs_outputs_and_version(exported, name):
-    path = exported(name)[1]
+    model, path = exported(name)
     file = onnx.load(path)
     onnx.checker.check_model(file, full_check=True)
     assert {o.domain: o.version for o in file.opset_import}[''] >= 17
     inputs = session_of(path).get_inputs()
     assert [x.name for x in inputs] == NAMES[name]
-    for entry in inputs:
+    for entry, size in zip(inputs, view_sizes((32, 32), model.contexts),
+                           strict=True):
         batch, *rest = entry.shape
-        assert isinstance(batch, str) and rest == [3, 32, 32]
+        assert isinstance(batch, str) and rest == [3, *size]
     batch, *rest = session_of(path).get_outputs()[0].shape
     assert isinstance(batch, str) and rest == [3, 32, 32]
 
@@ -84,17 +87,19 @@ def test_inputs_outputs_and_version(exported, name):
 @EACH
 def test_every_view_matters(exported, pixels, name):
     model = OnnxModel(exported(name)[1])
-    views = [torch.randn(2, 3, 32, 32) for _ in NAMES[name]]
+    views = [torch.randn(2, 3, *size)
+             for size in view_sizes((32, 32), model.contexts)]
     before = model.window_logits(views)
     for i in range(len(views)):
-        other = torch.randn(2, 3, 32, 32).abs()
+        other = torch.randn_like(views[i]).abs()
         changed = [*views[:i], other, *views[i + 1:]]
         assert (model.window_logits(changed) - before).abs().max() > 1e-3
 
 
 def test_relative_bands_ignore_their_level(exported, pixels):
     session = session_of(exported('linear')[1])
-    views = [view.nan_to_num(5.).numpy() for view in pixels(2, 3)]
+    views = [view.nan_to_num(5.).numpy() for view in pixels(
+        2, exported('linear')[0].contexts)]
     higher = [view + np.float32([[[0]], [[0]], [[70]]]) for view in views]
     a, b = (session.run(None, dict(zip(NAMES['linear'], x)))[0]
             for x in (views, higher))
@@ -118,8 +123,9 @@ def test_metadata(exported):
     facts = json.loads(meta['relay_seg'])
     expected = dict(
         window=[32, 32], stride=[16, 16], blend='gaussian', batch_size=3,
-        context_factors=[2, 4], relative_bands=[2], mean=[100., 110., 5.],
-        std=[30., 40., 2.], bands=[1, 2, 3], num_classes=3,
+        context_factors=[2, 4], context_reductions=[2, 4],
+        relative_bands=[2], mean=[100., 110., 5.], std=[30., 40., 2.],
+        bands=[1, 2, 3], num_classes=3,
         classes=['field', 'house', 'wood'], palette=[
             [200, 200, 0], [200, 0, 0], [0, 100, 0]],
         checkpoint_sha256='abc', quantised='')
@@ -213,8 +219,9 @@ def test_quantised(exported, scene, tmp_path):
     products = [node for node in before.node if node.op_type == 'MatMul'
                 and weights & set(node.input)]
     integers = [n for n in after.node if n.op_type == 'MatMulInteger']
-    # Four linear layers in each of four blocks, for each of two views.
-    assert len(integers) == len(products) == 4 * 4 * 2
+    # Four linear layers in each of four blocks, for each of two views; of
+    # the last block on the global view queries are apart from keys.
+    assert len(integers) == len(products) == 4 * 4 * 2 + 1
     assert OnnxModel(small).facts.quantised == 'int8'
 
 
@@ -280,7 +287,7 @@ def test_windows_brought_to_another_size(trained, tmp_path, module_scenes):
     assert model.facts.window == (64, 64)
     assert model.facts.input_size == (32, 32)
     views = tuple(torch.zeros(3, 3, 32, 32)
-                  for _ in (1, *model.context_factors))
+                  for _ in (LOCAL, *model.contexts))
     assert model.window_logits(views, (64, 64)).shape[-2:] == (64, 64)
     with pytest.raises(ValueError, match='--window 32 32 --input 32 32'):
         model.window_logits(views)

@@ -12,7 +12,8 @@ FACTS = Facts(
     context_factors=(4, ), relative_bands=(), mean=(1., 2.), std=(1, 1.),
     bands=(1, 2), num_classes=2, out_channels=2, threshold=None,
     classes=('a', 'b'), palette=((0, 0, 0), (9, 9, 9)), pixel_size=0.5,
-    input_size=(32, 32), config=dict(model=dict(type='A')))
+    input_size=(32, 32), context_reductions=(4, ),
+    config=dict(model=dict(type='A')))
 GOOD = json.loads(FACTS.to_json())
 
 
@@ -25,10 +26,16 @@ def test_files_of_before_there_was_an_input_size_are_read():
     assert Facts.from_json(json.dumps(old)).input_size == (32, 32)
 
 
+def test_files_of_before_there_were_reductions_are_read():
+    old = {k: v for k, v in GOOD.items() if k != 'context_reductions'}
+    assert Facts.from_json(json.dumps(old)).contexts == ((4, 4), )
+
+
 WRONG = dict(
     window=['32', [32], [0, 32], None, 32], stride=[[16, 64], [0, 16], [16.]],
     blend=[3, 'sharp'], batch_size=[0, '2', 2.5, True],
-    context_factors=[4, ['4'], [0]], relative_bands=[[2], [None]],
+    context_factors=[4, ['4'], [0]], context_reductions=[4, ['4']],
+    relative_bands=[[2], [None]],
     mean=[[], 'ab', [None, 1.], [float('nan'), 1.]],
     std=[[1.], [0., 1.], 3], bands=[[1], ['1', '2'], [0, 1]],
     num_classes=['2', None], out_channels=[3, 'a'], threshold=['a'],

@@ -66,6 +66,20 @@ def test_any_number_of_views(cheap, noise, scene_file, tmp_path, check,
     check(cheap(context_factors=factors, stride=(8, 11)), image, path)
 
 
+@pytest.mark.parametrize('factors, reductions', [
+    ((4, ), (8, )), ((4, ), (2, )), ((2, 4), (4, 8)), ((3, ), (6, ))])
+@pytest.mark.parametrize('size, input_size', [
+    ((16, 16), None), ((32, 32), (16, 16)), ((24, 24), (16, 16))])
+def test_views_of_their_own_size(cheap, noise, scene_file, tmp_path, check,
+                                 factors, reductions, size, input_size):
+    if factors == (3, ):  # whole pixels of the view
+        size, input_size = (24, 24), None
+    image = noise(70, 90)
+    path = scene_file(tmp_path / 'scene.tif', image)
+    check(cheap(size=size, input_size=input_size, context_factors=factors,
+                context_reductions=reductions, stride=(8, 11)), image, path)
+
+
 @pytest.mark.parametrize('input_size', [(8, 8), (12, 12), (48, 48)])
 @pytest.mark.parametrize('factors', [(), (4, ), (3, 5)])
 @pytest.mark.parametrize('shape', [(33, 128), (61, 83), (9, 40)])

@@ -89,6 +89,7 @@ def test_what_a_prediction_says_of_itself(cheap, scene_file, noise, tmp_path,
     assert json.loads(tags['PALETTE'])[0] == [10, 20, 30]
     assert json.loads(tags['WINDOW']) == [16, 16]
     assert json.loads(tags['CONTEXT_FACTORS']) == [4]
+    assert json.loads(tags['CONTEXT_REDUCTIONS']) == [4]
     assert tags['CHECKPOINT'] == 'ab12'
     sidecar = out.with_name('classes.tif.aux.xml').read_text()
     assert '<Category>land &amp; sea</Category>' in sidecar

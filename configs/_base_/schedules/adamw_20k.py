@@ -10,6 +10,7 @@ optim_wrapper = dict(
             pos_embed=dict(decay_mult=0.),
             relay_tokens=dict(decay_mult=0.),
             relay_bias=dict(decay_mult=0.),
+            relay_place=dict(decay_mult=0.),
             logit_scale=dict(decay_mult=0.))))
 param_scheduler = [
     dict(

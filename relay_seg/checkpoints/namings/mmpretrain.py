@@ -22,7 +22,8 @@ SWINV2 = Naming(
 RELAY_VIT = Naming(
     'relay_seg', 'ViT',
     table=VIT.table + _same(
-        'relay_tokens', 'global_patch_embed', 'global_pos_embed'),
+        'relay_tokens', 'relay_places', 'global_patch_embed',
+        'global_pos_embed'),
     marks=VIT.marks)
 
 RELAY_SWINV2 = Naming(

@@ -69,5 +69,6 @@ MMSEG = Naming(
 RELAY = Naming(
     'relay_seg', 'MiT',
     table=(*((name, name) for name in (
-        'layers', 'relay_tokens', 'global_patch_embed', 'relay_merge')), ),
+        'layers', 'relay_tokens', 'relay_places', 'global_patch_embed',
+        'relay_merge')), ),
     marks=MMSEG.marks, stems=STEMS)
