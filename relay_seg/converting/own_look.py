@@ -1,0 +1,131 @@
+"""What a look at each file tells before anything is written."""
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from math import ceil
+
+import numpy as np
+import rasterio
+
+from relay_seg.class_ids import IGNORE
+
+from .running import CACHE, Task
+from .writing import strips
+
+#: Side of the small grey copy by which pictures are compared.
+SIDE = 32
+#: Pictures whose small copies correlate more are one: it survives JPEG and
+#: other sizes, and tells neighbours in a film apart from strangers.
+ALIKE = 0.998
+SHOWN = 3
+
+
+def look(task: Task) -> dict | str:
+    """Read all of a scene.
+
+    Returns:
+        Pixels by class id (``counts``) and without class (``ignored``),
+        ``digest`` of the pixels, None where all are alike; ``small`` grey
+        copy, ``notes``, ``seconds``. Or what is wrong.
+    """
+    start = time.monotonic()
+    counts = np.zeros(256, np.int64)
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE), task.opening(
+                *task.sources, **task.options) as scene:
+            digest = hashlib.sha256()
+            small = _Small(scene.grid.height, scene.grid.width)
+            for top, height in strips(scene.grid.height):
+                pixels, ids = scene.rows(top, height)
+                digest.update(np.ascontiguousarray(pixels).data)
+                small.add(pixels, top)
+                counts += np.bincount(ids.ravel(), minlength=256)
+            scene.finish()
+    except (ValueError, OSError) as error:
+        text = str(error)
+        return text if any(str(path) in text for path in task.sources) else (
+            f'{task.sources[0]}: {text}')
+    return dict(
+        counts=np.trim_zeros(counts[:IGNORE], 'b').tolist(),
+        ignored=int(counts[IGNORE]), notes=list(scene.notes),
+        digest=digest.hexdigest() if small.varied else None,
+        small=small.code(), seconds=time.monotonic() - start)
+
+
+def twins(tasks: Sequence[Task],
+          looks: Sequence[Mapping]) -> list[str]:
+    """Remarks on pictures that two splits share."""
+    by_digest: dict[str, Task] = {}
+    found: list[tuple[Task, Task, str]] = []
+    for task, one in zip(tasks, looks):
+        if one['digest'] is not None:
+            other = by_digest.setdefault(one['digest'], task)
+            if other.split != task.split:
+                found.append((other, task, 'the same picture'))
+    same = {(a.image, b.image) for a, b, _ in found}
+    sides = {}
+    for split in {task.split for task in tasks}:
+        some = [(task, np.frombuffer(bytes.fromhex(one['small']), np.int8))
+                for task, one in zip(tasks, looks)
+                if task.split == split and one['small']]
+        if some:
+            vectors = np.stack([small for _, small in some]).astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            sides[split] = [task for task, _ in some], vectors
+    for (one_tasks, one_side), (other_tasks, other_side) in combinations(
+            [sides[split] for split in sorted(sides, reverse=True)], 2):
+        for i, small in enumerate(one_side):
+            for j in np.flatnonzero(other_side @ small > ALIKE):
+                a, b = one_tasks[i], other_tasks[j]
+                if not {(a.image, b.image), (b.image, a.image)} & same:
+                    found.append((a, b, 'nearly the same picture'))
+    if not found:
+        return []
+    told = '; '.join(
+        f'{a.sources[0]} ({a.split}) and {b.sources[0]} ({b.split}) are '
+        f'{how}' for a, b, how in found[:SHOWN])
+    more = f' and {len(found) - SHOWN} more' * (len(found) > SHOWN)
+    return [f'{len(found)} pair(s) of scenes of two splits show one thing: '
+            f'{told}{more}. What is tested was seen in training; move them '
+            'to one split.']
+
+
+class _Small:
+    """A grey copy of means, made from rows.
+
+    Args:
+        height: Rows of the picture.
+        width: Its columns.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.varied = False
+        self._first: float | None = None
+        self._rows = np.arange(height) * SIDE // height
+        self._edges = [ceil(i * width / SIDE) for i in range(SIDE)]
+        self._sums = np.zeros((SIDE, SIDE))
+        self._count = np.outer(
+            np.bincount(self._rows, minlength=SIDE),
+            np.diff(self._edges, append=width))
+
+    def add(self, pixels: np.ndarray, top: int) -> None:
+        """Count rows (C, H, W) in."""
+        grey = np.nan_to_num(pixels.astype(np.float32)).mean(0)
+        if self._first is None:
+            self._first = float(grey.flat[0])
+        self.varied |= bool((grey != self._first).any())
+        if self._count.all():
+            np.add.at(self._sums, self._rows[top:top + len(grey)],
+                      np.add.reduceat(grey, self._edges, axis=1))
+
+    def code(self) -> str:
+        """Its deviations as bytes; nothing for what is small or even."""
+        if not self._count.all() or not self.varied:
+            return ''
+        means = self._sums / self._count
+        spread = means.std()
+        if not spread > 0:
+            return ''
+        steps = np.clip((means - means.mean()) / spread * 32, -127, 127)
+        return steps.round().astype(np.int8).tobytes().hex()
