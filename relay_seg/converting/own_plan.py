@@ -84,12 +84,22 @@ def plan(raw: Path, truth: Truth, args: argparse.Namespace,
         ValueError: Nothing can be made of the folder.
     """
     findings = Findings(args.leave_out)
+    try:
+        return _plan(raw, truth, args, options, findings)
+    except ValueError as error:
+        # What was wrong before may be why.
+        raise ValueError('\n'.join([*findings.problems, str(error)])
+                         ) from error
+
+
+def _plan(raw: Path, truth: Truth, args: argparse.Namespace,
+          options: Mapping[str, object], findings: Findings) -> Conversion:
     findings.problems += truth.problems
     findings.remarks += truth.remarks
     for text in truth.pairs.problems if truth.pairs else ():
         findings.spoiled(text)
     if truth.pairs and not truth.pairs.sure and not args.yes:
-        findings.problems.append(
+        (findings.remarks if args.dry_run else findings.problems).append(
             f'Labels were found {truth.pairs.how}. If that is right, repeat '
             'the command with --yes; else say what is alike with '
             "--image-names and --label-names, such as '*_image.png' and "
@@ -110,10 +120,8 @@ def plan(raw: Path, truth: Truth, args: argparse.Namespace,
         return Conversion(_tasks(parts, truth, args), findings.problems)
     tasks = _looked_at(_tasks(parts, truth, args), raw, args, options,
                        findings)
-    if tasks:
-        check_splits([Part(task.name, task.split, sheets[0],
-                           whole_box(sheets[0])) for task in tasks], ())
-        findings.remarks += twins(tasks, [task.seen for task in tasks])
+    check_splits([task.split for task in tasks], ())
+    findings.remarks += twins(tasks, [task.seen for task in tasks])
     findings.remarks += _learnable(tasks, truth.legend)
     return Conversion(
         tasks, findings.problems, remarks=findings.remarks, strict=True,
@@ -197,7 +205,7 @@ def _choose_parts(sheets: Sequence[Sheet], way: str, raw: Path, truth: Truth,
             f'out, e.g. {bare[0].name}.')
     if way == 'files' and not args.val and not args.test:
         parts = by_chance(parts, args.shares, args.seed)
-    check_splits(parts, remarks)
+    check_splits([part.split for part in parts], remarks)
     if truth.features:
         remarks += _outside(truth.features, parts, planes)
     findings.remarks += remarks + shared_ground(parts)

@@ -217,23 +217,23 @@ def _trimmed(part: Part, place: tuple[int, int, int],
                box.height - above - below, box.width - left - right)
 
 
-def check_splits(parts: Sequence[Part], remarks: Sequence[str]) -> None:
+def check_splits(splits: Sequence[str], remarks: Sequence[str]) -> None:
     """Training needs something to train and something to test on.
 
     Args:
-        parts: Parts.
+        splits: Split of each part.
         remarks: What is known of those that were left out.
 
     Raises:
         ValueError: A split is empty that must not be.
     """
-    counts = {split: sum(part.split == split for part in parts)
-              for split in SPLITS}
+    counts = {split: [*splits].count(split) for split in SPLITS}
+    known = ''.join(f'{text} ' for text in remarks)
     if not counts['train'] or not counts['val'] + counts['test']:
         empty = 'train' if not counts['train'] else 'val and test'
         told = ', '.join(f'{n} {split}' for split, n in counts.items())
         raise ValueError(
-            f'nothing is left for {empty} ({told}). {" ".join(remarks)} '
+            f'nothing is left for {empty} ({told}). {known}'
             'Choose another --split, or other --val, --test, --shares, '
             '--block, --margin.')
 
@@ -277,6 +277,7 @@ def _footprint(part: Part, plane: object) -> shapely.Geometry:
 
 
 def _fits(sheet: Sheet, pattern: str) -> bool:
-    return any(fnmatch(name, pattern) for name in (
-        sheet.path.name, sheet.path.stem)) or fnmatch(
-            sheet.path.as_posix(), f'*/{pattern}')
+    if '/' in pattern:
+        return fnmatch(sheet.path.as_posix(), f'*/{pattern}')
+    return fnmatch(sheet.path.name, pattern) or fnmatch(
+        sheet.path.stem, pattern)

@@ -33,8 +33,9 @@ __all__ = [
     'EXACT_OVERVIEWS', 'MARK', 'SUFFIXES', 'Content', 'Grid', 'changed',
     'choose_bands', 'content_of', 'copy_points', 'data_bands', 'equal_area',
     'exact_overviews', 'files_of', 'grid_of', 'ground_pixel', 'identity',
-    'is_prediction', 'known_crs', 'open_raster', 'pixel_metres', 'raster_reader', 'read_data',
-    'read_region', 'refuse_overwriting', 'remove_unfinished', 'replacing',
+    'is_prediction', 'known_crs', 'open_raster', 'pixel_metres',
+    'raster_reader', 'read_data', 'read_region', 'refuse_overwriting',
+    'remove_unfinished', 'replacing',
     'reused_raster', 'same_grid', 'transform_of', 'write_class_ids',
     'write_text',
 ]
