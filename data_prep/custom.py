@@ -1,7 +1,7 @@
 """Convert images and labels of your own to what training reads.
 
     python data_prep/custom.py PHOTOS data/leaves --dry-run \
-        --classes soil:#000000 leaf:#00ff00
+        --classes 'soil:#000000' 'leaf:#00ff00'
     python data_prep/custom.py RASTERS data/fields \
         --polygons fields.gpkg --class-column crop
 

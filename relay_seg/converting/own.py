@@ -29,7 +29,7 @@ OPTION_OF = dict(areas='areas', lists='split-lists')
 def finish(out: Path, manifest: Manifest, legend: Legend,
            args: argparse.Namespace) -> list[str]:
     """Write the configs, and say what to type next."""
-    records = [*manifest.scenes.values()]
+    records = [manifest.scenes[path] for path in sorted(manifest.scenes)]
     found = look_at(args.raw / records[0]['sources'][0]['path'], args.bands,
                     None)
     colours = len(found.bands) == 3 and found.dtype == 'uint8'

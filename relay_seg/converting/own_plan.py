@@ -44,9 +44,10 @@ from .splitting import (
     shared_ground,
 )
 
-#: Converting takes so many times as long as looking
-#: (python benchmarks/converting.py --own).
-SLOWER = 6
+#: What converting takes beyond looking, in seconds of one core: for each
+#: number of an image, and for each scene. Of the two examples of
+#: docs/own_data.md; another machine is another, hence "about".
+WRITING, CLOSING = 6e-8, 0.03
 SHOWN = 5
 
 
@@ -382,7 +383,10 @@ def _overview(sheets: Sequence[Sheet], way: str, tasks: Sequence[Task],
         number = ident if ident < len(truth.legend.names) else ''
         lines.append(f'{number:3} {name:{width}} {table[0, ident]:14}'
                      + ''.join(f' {share:9.2%}' for share in shares[:, ident]))
-    seconds = SLOWER * sum(task.seen['seconds'] for task in tasks)
+    seconds = sum(
+        task.seen['seconds'] + CLOSING + WRITING * len(sheets[0].bands)
+        * (sum(task.seen['counts']) + task.seen['ignored'])
+        for task in tasks if task.seen['seconds'])
     jobs = max(min(args.jobs, len(tasks)), 1)
     lines.append(f'time     about {_told(seconds / jobs)} to convert, with '
                  f'{jobs} job(s)')
