@@ -78,7 +78,7 @@ def write_photos(sample: Path, out: Path, longest: int | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     colours = np.zeros((256, 3), np.uint8)
     colours[:len(classes.DUBAI['palette'])] = classes.DUBAI['palette']
-    rows = []
+    rows: list[tuple[str, str]] = []
     for place, path in enumerate(sorted(sample.glob('img_dir/*/*.tif'),
                                         key=lambda path: path.name)):
         label_path = sample / 'ann_dir' / path.parent.name / path.name

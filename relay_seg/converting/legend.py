@@ -104,7 +104,8 @@ def make_legend(wanted: Sequence[str], found: Sequence[str],
     if not 2 <= len(parsed) <= MOST:
         raise ValueError(
             f'{len(parsed)} class(es), {names[:3]}; 2 to {MOST} are possible. '
-            'For one kind of thing, name what surrounds it with --background.')
+            'For one kind of thing, name what surrounds it: of polygons with '
+            '--background, in labels by its value, such as background:0.')
     palette = tuple(colour or _colour(ident, meant)
                     for ident, (_, meant, colour) in enumerate(parsed))
     return Legend(tuple(names), palette, values,

@@ -90,10 +90,9 @@ def find_pairs(raw: Path, labels: Path | None, out: Path,
         FileNotFoundError: A folder does not exist.
         ValueError: There is no image, no label, or no pair.
     """
-    together = labels is None or os.path.samefile(raw, labels) if (
-        labels is None or labels.is_dir()) else False
-    where = raw if labels is None or together else labels
-    masks = files_below(where, [out])
+    where = labels or raw
+    together = os.path.realpath(where) == os.path.realpath(raw)
+    masks = files_below(where, [out] if together else [out, raw])
     images = masks if together else files_below(raw, [out, where])
     if not images:
         raise ValueError(f'{raw} holds no raster to convert; looked for '
@@ -105,7 +104,8 @@ def find_pairs(raw: Path, labels: Path | None, out: Path,
     elif together:
         masks = _masks_among(
             sorted({*masks} - {*images}) if image_names else masks, raw)
-    images = [path for path in images if path not in {*masks}]
+    taken = {*masks}
+    images = [path for path in images if path not in taken]
     if not masks or not images:
         none, folder = ('label', where) if not masks else ('image', raw)
         raise ValueError(f'{folder} holds no {none}; looked for '

@@ -911,6 +911,27 @@ def test_a_changed_run_removes_what_is_left_only_when_asked(places, capsys):
     assert (out / 'img_dir/val/mine.tif').exists()
 
 
+def test_one_class_of_a_label_needs_another(places, capsys):
+    raw, out = places
+    fill(raw)
+    assert run((raw, '--classes', 'crop:1', *TEST), out) == 2
+    assert 'background:0' in capsys.readouterr().out
+
+
+def test_images_in_the_folder_of_labels_are_no_labels(places):
+    raw, out = places
+    fill(raw, 'photos/{}.png', '{}.png')
+    assert run((raw / 'photos', '--labels', raw, *IDS, *TEST), out) == 0
+
+
+def test_several_jobs_and_a_check(places, capsys):
+    raw, out = places
+    arguments, _ = folders_in_one(raw)
+    assert run([*arguments, '--jobs', '2'], out) == 0
+    assert run([*arguments, '--check'], out) == 0
+    assert '4 scenes checked, 0 problem(s)' in capsys.readouterr().out
+
+
 def test_a_second_run_reads_nothing_again(places, monkeypatch):
     raw, out = places
     arguments, expected = folders_in_one(raw)

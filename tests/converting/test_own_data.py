@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import custom
@@ -65,13 +66,14 @@ def commands(title):
 
 def work_through(title, quick):
     """Run a worked example; names of the tools and their exit codes."""
-    ran = []
+    ran, start = [], time.process_time()
     for python, tool, *arguments in commands(title):
         assert python == 'python'
         if quick:  # two steps of training instead of hundreds
             arguments = [re.sub(r'^[13]00$|(?<=iter_)[13]00', '2', x)
                          for x in arguments] + QUICK[tool]
         ran.append((Path(tool).stem, run(tool, *arguments)))
+    assert time.process_time() - start < 600
     return ran
 
 
