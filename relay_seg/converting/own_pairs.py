@@ -134,11 +134,12 @@ def _paired(images: Sequence[Path], masks: Sequence[Path], raw: Path,
             ('by words that all images or all labels have', False,
              _word_keys(images, masks, None, None))]
     best: tuple[str, bool, dict, dict] | None = None
-    most = 0
+    most = 0, 0
     for how, sure, (of_image, of_mask) in ways:
         keyed = _grouped(images, of_image), _grouped(masks, of_mask)
-        count = sum(len(some) == len(keyed[1].get(key, ())) == 1
-                    for key, some in keyed[0].items())
+        shared = keyed[0].keys() & keyed[1].keys()
+        count = sum(len(keyed[0][key]) == len(keyed[1][key]) == 1
+                    for key in shared), len(shared)
         if count > most:
             best, most = (how, sure, *keyed), count
     if best is None:
@@ -148,7 +149,7 @@ def _paired(images: Sequence[Path], masks: Sequence[Path], raw: Path,
             f'{_some(masks, where)}. Say what is alike with --image-names '
             "and --label-names, such as '*_image.png' and '*_mask.png'.")
     how, sure, by_key, masks_by_key = best
-    pairs, problems, names = {}, [], {}
+    pairs, names, unclear = {}, {}, []
     for key, some in by_key.items():
         labels = masks_by_key.get(key, [])
         if len(some) == len(labels) == 1:
@@ -156,11 +157,15 @@ def _paired(images: Sequence[Path], masks: Sequence[Path], raw: Path,
             if isinstance(key, tuple):
                 names[some[0]] = '_'.join(
                     word for word in key if isinstance(word, str))
-        elif len(some) + len(labels) > 2:
-            problems.append(
-                f'{_some(some, raw)} and {_some(labels, where) or "no label"}'
-                ' have one name; choose with --image-names and '
-                '--label-names, or remove one.')
+        elif labels:
+            unclear.append(f'{_some(some, raw)} and {_some(labels, where)}')
+    problems = []
+    if unclear:
+        more = f' and {len(unclear) - SHOWN} more' * (len(unclear) > SHOWN)
+        problems.append(
+            f'{len(unclear)} image(s) and label(s) are not one to one: '
+            f'{"; ".join(unclear[:SHOWN])}{more}. Choose with --image-names '
+            "and --label-names, such as 'masks/*.png', or remove some.")
     for what, other, alone, options, folder in (
             ('image', 'label', [
                 path for key, some in by_key.items()
@@ -175,6 +180,8 @@ def _paired(images: Sequence[Path], masks: Sequence[Path], raw: Path,
             problems.append(
                 f'{len(alone)} {what}(s) of {folder} have no {other}: {told}'
                 f'{more}. Complete the raw folder, or use --leave-out.')
+    if not pairs:
+        raise ValueError('\n'.join(problems))
     image, label = next(iter(pairs.items()))
     return Pairs(dict(sorted(pairs.items())), (
         f'{how}, such as {image.relative_to(raw).as_posix()} with '

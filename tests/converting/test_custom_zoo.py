@@ -150,7 +150,32 @@ def several_labels_of_one_image(raw):
     fill(raw, 'a/{}.png', 'm/{}.png')
     save(raw / 'm/1.bmp', truth(1))
     return (raw / 'a', '--labels', raw / 'm', *IDS, *TEST), (
-        '1.png and 1.bmp, 1.png have one name', '--label-names')
+        'not one to one: 1.png and 1.bmp, 1.png', '--label-names')
+
+
+def fill_two_kinds(raw):
+    fill(raw, 'JPEGImages/7_{}.jpg', 'SegmentationClass/7_{}.png')
+    fill(raw, 'JPEGImages/7_{}.jpg', 'SegmentationObject/7_{}.png')
+    lists = raw / 'ImageSets/Segmentation'
+    lists.mkdir(parents=True)
+    (lists / 'train.txt').write_text('7_1\n7_2\n')
+    (lists / 'val.txt').write_text('7_3\n')
+    return IDS + ('--split-lists', lists / 'train.txt', lists / 'val.txt')
+
+
+@keeper
+def two_labels_of_every_image(raw):
+    return (raw, *fill_two_kinds(raw)), (
+        '4 image(s) and label(s) are not one to one: JPEGImages/7_1.jpg and '
+        'SegmentationClass/7_1.png, SegmentationObject/7_1.png',
+        '--label-names')
+
+
+@keeper
+def one_of_two_labels_of_every_image(raw):
+    return (raw, *fill_two_kinds(raw), '--label-names',
+            'SegmentationClass/*.png', '--image-names', 'JPEGImages/*'
+            ), result('7_{}', '123')
 
 
 @keeper
