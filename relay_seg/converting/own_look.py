@@ -11,7 +11,7 @@ import rasterio
 from relay_seg.class_ids import IGNORE
 
 from .manifest import SPLITS
-from .running import CACHE, Task
+from .running import CACHE, Task, told_error
 from .writing import strips
 
 #: Side of the small grey copy by which pictures are compared.
@@ -28,8 +28,8 @@ def look(task: Task) -> dict | str:
 
     Returns:
         Pixels by class id (``counts``) and without class (``ignored``),
-        ``digest`` of the pixels, None where all are alike; ``small`` grey
-        copy, ``notes``, ``seconds``. Or what is wrong.
+        ``numbers`` of the image in all bands, ``digest`` of these, None where
+        all are alike, ``small`` grey copy, ``seconds``. Or what is wrong.
     """
     start = time.monotonic()
     counts = np.zeros(256, np.int64)
@@ -44,13 +44,11 @@ def look(task: Task) -> dict | str:
                 small.add(pixels, top)
                 counts += np.bincount(ids.ravel(), minlength=256)
             scene.finish()
-    except (ValueError, OSError) as error:
-        text = str(error)
-        return text if any(str(path) in text for path in task.sources) else (
-            f'{task.sources[0]}: {text}')
+    except Exception as error:  # all that is wrong is told at once
+        return told_error(error, task.sources)
     return dict(
         counts=np.trim_zeros(counts[:IGNORE], 'b').tolist(),
-        ignored=int(counts[IGNORE]), notes=list(scene.notes),
+        ignored=int(counts[IGNORE]), numbers=scene.count * int(counts.sum()),
         digest=digest.hexdigest() if small.varied else None,
         small=small.code(), seconds=time.monotonic() - start)
 

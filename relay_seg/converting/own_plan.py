@@ -56,11 +56,15 @@ class Findings:
 
     Args:
         leave_out: Whether files that will not do are left out and told.
+
+    Attributes:
+        seconds: What converting will take one process, about.
     """
 
     def __init__(self, leave_out: bool) -> None:
         self.problems: list[str] = []
         self.remarks: list[str] = []
+        self.seconds = 0.
         self._leave_out = leave_out
 
     def spoiled(self, text: str) -> None:
@@ -126,7 +130,7 @@ def _plan(raw: Path, truth: Truth, args: argparse.Namespace,
     findings.remarks += _learnable(tasks, truth.legend)
     return Conversion(
         tasks, findings.problems, remarks=findings.remarks, strict=True,
-        overview=_overview(sheets, way, tasks, truth, args))
+        overview=_overview(sheets, way, tasks, truth, args, findings.seconds))
 
 
 def _sheets(raw: Path, truth: Truth, args: argparse.Namespace,
@@ -293,7 +297,7 @@ def _looked_at(tasks: Sequence[Task], raw: Path, args: argparse.Namespace,
         record = old.scenes.get(task.image) if old else None
         if record and 'seen' in record and is_current(
                 record, task, options, raw, args.out):
-            seen[task.image] = record['seen'] | dict(seconds=0.)
+            seen[task.image] = record['seen']
         else:
             fresh.append(task)
     for task, one in results(
@@ -302,6 +306,8 @@ def _looked_at(tasks: Sequence[Task], raw: Path, args: argparse.Namespace,
         if isinstance(one, str):
             findings.spoiled(one)
         else:
+            findings.seconds += one.pop('seconds') + CLOSING + WRITING * (
+                one['numbers'])
             seen[task.image] = one
     return [replace(task, seen=seen[task.image]) for task in tasks
             if task.image in seen]
@@ -349,7 +355,8 @@ def _learnable(tasks: Sequence[Task], legend: Legend) -> list[str]:
 
 
 def _overview(sheets: Sequence[Sheet], way: str, tasks: Sequence[Task],
-              truth: Truth, args: argparse.Namespace) -> list[str]:
+              truth: Truth, args: argparse.Namespace,
+              seconds: float) -> list[str]:
     """The plan in words."""
     sizes = sorted((sheet.grid.shape for sheet in sheets), key=np.prod)
     kinds = Counter(sheet.path.suffix.lower() for sheet in sheets)
@@ -383,10 +390,6 @@ def _overview(sheets: Sequence[Sheet], way: str, tasks: Sequence[Task],
         number = ident if ident < len(truth.legend.names) else ''
         lines.append(f'{number:3} {name:{width}} {table[0, ident]:14}'
                      + ''.join(f' {share:9.2%}' for share in shares[:, ident]))
-    seconds = sum(
-        task.seen['seconds'] + CLOSING + WRITING * len(sheets[0].bands)
-        * (sum(task.seen['counts']) + task.seen['ignored'])
-        for task in tasks if task.seen['seconds'])
     jobs = max(min(args.jobs, len(tasks)), 1)
     lines.append(f'time     about {_told(seconds / jobs)} to convert, with '
                  f'{jobs} job(s)')

@@ -22,7 +22,7 @@ from .own_masks import (
 )
 from .own_pairs import Pairs, find_pairs
 from .parts import open_part
-from .running import Task, results
+from .running import Task, results, told_error
 
 BACKGROUND = 'background'
 
@@ -139,5 +139,5 @@ def _censuses(paths: Sequence[Path], colours: bool | None, jobs: int
 def _census(task: Task, colours: bool | None) -> dict | str:
     try:
         return dict(census=census(task.sources[0], colours))
-    except (ValueError, OSError) as error:
-        return str(error)
+    except Exception as error:  # all that is wrong is told at once
+        return told_error(error, task.sources)

@@ -88,12 +88,17 @@ def convert_task(task: Task, raw: Path, out: Path,
                     label=file_record(label, out), **content,
                     **({'seen': dict(task.seen)} if task.seen else {}))
     except Exception as error:  # one bad file does not stop the others
-        text = str(error)
-        if not isinstance(error, ValueError | OSError) or not text:
-            text = f'{type(error).__name__}: {text}'
-        if not any(str(path) in text for path in (*task.sources, image)):
-            text = f'{task.sources[0]}: {text}'
-        return text
+        return told_error(error, (*task.sources, image))
+
+
+def told_error(error: Exception, files: Sequence[Path]) -> str:
+    """An error in words that name a file, the first one if none."""
+    text = str(error)
+    if not isinstance(error, ValueError | OSError) or not text:
+        text = f'{type(error).__name__}: {text}'
+    if not any(str(path) in text for path in files):
+        text = f'{files[0]}: {text}'
+    return text
 
 
 def results(work: Callable[[Task], dict | str], tasks: Sequence[Task],
