@@ -501,6 +501,13 @@ def labels_as_jpeg_by_the_nearest(raw):
 
 
 @keeper
+def ids_by_the_nearest(raw):
+    fill(raw, mask=lambda ids: np.array([3, 190, 255], np.uint8)[ids])
+    return (raw, '--classes', 'rest:0', 'crop:200', *TEST, '--nearest'
+            ), result(change=lambda ids: ids.clip(0, 1))
+
+
+@keeper
 def another_size(raw):
     fill(raw)
     save(raw / 'labels/2.png', truth(2)[::2, ::2])
