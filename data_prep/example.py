@@ -1,9 +1,11 @@
-"""The sample scenes as a folder of one's own: GeoTIFFs and polygons.
+"""The sample scenes as folders of one's own, to try data_prep/custom.py with.
 
+    python data_prep/example.py my_photos --photos
     python data_prep/example.py my_data
 
-Writes my_data/rasters/ and my_data/town.gpkg, to try data_prep/custom.py
-with. Where the scenes lie on earth is made up.
+The first writes photographs with coloured annotations and my_photos/split.csv,
+the second GeoTIFFs in my_data/rasters/ and polygons in my_data/town.gpkg.
+Where the scenes lie on earth is made up.
 """
 import argparse
 from pathlib import Path
@@ -20,7 +22,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('out', type=Path, help='folder to write')
     parser.add_argument(
         '--longest', type=int, help='cut scenes to this many pixels a side')
+    parser.add_argument('--photos', action='store_true',
+                        help='photographs in place of GeoTIFFs')
     args = parser.parse_args(arguments)
+    if args.photos:
+        number = library('example').write_photos(
+            SAMPLE, args.out, args.longest)
+        print(f'{number} photographs with annotations in {args.out}')
+        return
     number = library('example').write_example(SAMPLE, args.out, args.longest)
     print(f'{number} polygons in {args.out}/town.gpkg, '
           f'rasters in {args.out}/rasters')

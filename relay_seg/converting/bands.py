@@ -25,7 +25,7 @@ from relay_seg.rasters import (
 from relay_seg.views import Window
 
 from .aligning import SOME_PLANE
-from .sources import naming, open_source
+from .sources import naming, one_page, open_source
 
 #: Types that are kept; all others become float32.
 NATIVE = 'uint8', 'uint16', 'int16'
@@ -84,6 +84,7 @@ def look_at(path: Path, bands: Sequence[int] | None,
         ValueError: It cannot be read, or lacks a band.
     """
     with open_source(path) as raster:
+        one_page(raster)
         chosen = tuple(bands or data_bands(raster) or raster.indexes)
         if not set(chosen) <= set(raster.indexes):
             raise ValueError(

@@ -9,7 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from relay_seg.rasters import remove_unfinished, write_text
+from relay_seg.rasters import (
+    EXACT_OVERVIEWS,
+    open_raster,
+    remove_unfinished,
+    write_text,
+)
 
 from .manifest import (
     SPLITS,
@@ -40,12 +45,16 @@ class Conversion:
         problems: What is wrong with the raw folder beside them.
         lists: Names of scenes by name of a text file in the output folder.
         remarks: What the user should know, without being wrong.
+        overview: The plan in words.
+        strict: Whether nothing is converted where there are problems.
     """
 
     tasks: Sequence[Task]
     problems: Sequence[str] = ()
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    overview: Sequence[str] = ()
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,9 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
 
     Args:
         describe: Gives the converter; may raise what ``plan`` may.
-        args: ``raw``, ``out``, ``jobs`` and ``check``.
+        args: ``raw``, ``out``, ``jobs`` and ``check``; perhaps ``dry_run``:
+            stop after the plan, and ``clean``: remove scenes that are not in
+            it.
         options: What changes the result, of types that JSON keeps.
 
     Returns:
@@ -93,7 +104,19 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
         if args.check:
             return _check(converter, args.raw, args.out, options, console)
         plan = _look(converter, args.raw, options)
+        for line in (*plan.overview, *plan.remarks):
+            console.print(line, markup=False)
+        if plan.strict and plan.problems:
+            raise ValueError('\n'.join([
+                'nothing is converted.', *plan.problems]))
+        strangers = _strangers(plan, args.out, getattr(args, 'clean', False))
+        if getattr(args, 'dry_run', False):
+            console.print('Nothing is written (--dry-run).')
+            return OK
         with locked(args.out):
+            for path in strangers:
+                path.unlink()
+                console.print(f'{path} removed.', markup=False)
             return _convert(converter, plan, args.raw, args.out, args.jobs,
                             options, console)
     except (ValueError, OSError) as error:
@@ -108,10 +131,7 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
 def _convert(converter: Converter, plan: Conversion, raw: Path, out: Path,
              jobs: int, options: Mapping[str, object],
              console: Console) -> int:
-    _refuse_strangers(plan, out)
     remove_unfinished(out)
-    for remark in plan.remarks:
-        console.print(remark, markup=False)
     old = read_manifest(out)
     known = old.scenes if old else {}
     manifest = Manifest(converter.name, converter.classes, options)
@@ -120,9 +140,7 @@ def _convert(converter: Converter, plan: Conversion, raw: Path, out: Path,
     pending = []
     for task in plan.tasks:
         record = known.get(task.image)
-        if (record and record['options'] == options
-                and record['sources'] == source_records(task, raw)
-                and is_whole(record, out)):
+        if record and is_current(record, task, options, raw, out):
             manifest.scenes[task.image] = record
         else:
             pending.append(task)
@@ -153,6 +171,14 @@ def _convert(converter: Converter, plan: Conversion, raw: Path, out: Path,
         for line in converter.finish(out, manifest):
             console.print(line, markup=False)
     return FAILED if manifest.failures else OK
+
+
+def is_current(record: Mapping, task: Task, options: Mapping[str, object],
+               raw: Path, out: Path) -> bool:
+    """Whether a scene has been converted, from what is there now."""
+    return (record['options'] == options
+            and record['sources'] == source_records(task, raw)
+            and is_whole(dict(record), out))
 
 
 def _check(converter: Converter, raw: Path, out: Path,
@@ -209,15 +235,40 @@ def _look(converter: Converter, raw: Path,
     return plan
 
 
-def _refuse_strangers(plan: Conversion, out: Path) -> None:
-    """A data set lists what is in its folders, so nothing else may be."""
+def _strangers(plan: Conversion, out: Path, clean: bool) -> list[Path]:
+    """Scenes in the result that the plan does not have.
+
+    A data set lists what is in its folders, so nothing else may be.
+
+    Args:
+        plan: The plan.
+        out: Folder of the result.
+        clean: Whether they are to be removed, if a converter wrote them.
+
+    Raises:
+        ValueError: There are some, and they are not to be removed, or others
+            wrote them.
+    """
     wanted = {path for task in plan.tasks for path in (task.image, task.label)}
-    strangers = [path for path in _rasters(out) if path not in wanted]
-    if strangers:
+    found = [out / path for path in _rasters(out) if path not in wanted]
+    foreign = [path for path in found if not _is_converted(path)]
+    if found and not clean or foreign:
+        first, remedy = (foreign[0], 'move them away') if clean else (
+            found[0], 'remove them (custom.py does with --clean)')
         raise ValueError(
-            f'{out} holds {len(strangers)} file(s) that do not come from this '
-            f'raw folder, e.g. {strangers[0]}, and training would read them; '
-            'delete them or choose another folder.')
+            f'{out} holds {len(foreign if clean else found)} file(s) that do '
+            f'not come from this raw folder, e.g. {first}, and training would '
+            f'read them; {remedy}, or choose another folder.')
+    return found
+
+
+def _is_converted(path: Path) -> bool:
+    """Whether a converter wrote a file; what cannot be read is another's."""
+    try:
+        with open_raster(path) as raster:
+            return EXACT_OVERVIEWS in raster.tags()
+    except (ValueError, OSError):
+        return False
 
 
 def _rasters(out: Path) -> list[str]:

@@ -56,11 +56,10 @@ def colour_lookup(
 
 
 @contextmanager
-def open_ids(path: Path, ids: Mapping[int, int],
-             palette: bool = False) -> Iterator['IdLabel']:
+def open_ids(path: Path, ids: Mapping[int, int]) -> Iterator['IdLabel']:
     """Open a label file of ids, see :class:`IdLabel`."""
     with open_source(path) as raster:
-        yield IdLabel(path, raster, ids, palette)
+        yield IdLabel(path, raster, ids)
 
 
 @contextmanager
@@ -79,31 +78,28 @@ class IdLabel:
         path: The file, for messages.
         raster: The open file with one band, or three alike.
         ids: Class id of each id.
-        palette: Whether a colour table is fine, as it is only for show.
     """
 
     def __init__(self, path: Path, raster: rasterio.DatasetReader,
-                 ids: Mapping[int, int], palette: bool = False) -> None:
+                 ids: Mapping[int, int]) -> None:
         self.path = path
         self.grid = grid_of(raster)
         self._raster = raster
         self._lookup = id_lookup(tuple(ids.items()))
         self._counts = np.zeros(256, dtype=np.int64)
         if (raster.count not in (1, 3) or set(raster.dtypes) != {'uint8'}
-                or (raster.colorinterp[0] == ColorInterp.palette
-                    and not palette)):
+                or raster.colorinterp[0] == ColorInterp.palette):
             raise ValueError(
                 f'{path} has {describe(raster)}; a label of ids has one band '
                 'of 8 bits and no palette. Replace the file.')
 
-    def rows(self, top: int, height: int, width: int,
-             left: int = 0) -> np.ndarray:
+    def rows(self, top: int, height: int, width: int) -> np.ndarray:
         """Class ids (height, width) uint8 from row ``top`` on.
 
         Unknown ids come as ignored and are an error at :meth:`finish`, which
         then knows all of them.
         """
-        pixels = read_rows(self._raster, top, height, width, left)
+        pixels = read_rows(self._raster, top, height, width)
         if (pixels != pixels[:1]).any():
             raise ValueError(
                 f'{self.path} holds colours; a label of ids has one band, or '

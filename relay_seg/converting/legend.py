@@ -1,6 +1,7 @@
 """Classes of one's own data: names, values in the files, colours."""
 import colorsys
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,9 @@ def make_legend(wanted: Sequence[str], found: Sequence[str],
     Args:
         wanted: ``NAME``, ``NAME=COLOUR``, ``NAME:VALUE,VALUE`` or
             ``NAME:VALUE,VALUE=COLOUR`` each, in the order of their ids; none
-            for a class of each value found.
+            for a class of each value found. ``:``, ``,`` and ``=`` after a
+            backslash belong to the name or value; so do all of a text that
+            is a value found.
         found: Values in the data.
         background: ``NAME`` or ``NAME=COLOUR`` of the class where no polygon
             lies; one of ``wanted``, or else a new class with id 0. None: such
@@ -75,10 +78,11 @@ def make_legend(wanted: Sequence[str], found: Sequence[str],
                 f'{where} has {len(found)} values, e.g. {found[:5]}; a label '
                 f'holds at most {MOST} classes. Name another --class-column, '
                 'or group values with --classes NAME:VALUE,VALUE ...')
-    parsed = [_parse(text) for text in wanted or found]
+    known = {*found}
+    parsed = [_parse(text, known) for text in wanted or found]
     if background is not None:
-        name, _, colour = _parse(background)
-        if name not in [known for known, _, _ in parsed]:
+        name, _, colour = _parse(background, known)
+        if name not in [taken for taken, _, _ in parsed]:
             parsed.insert(0, (name, [], colour or GREY))
         background = name
     names = [name for name, _, _ in parsed]
@@ -100,9 +104,10 @@ def make_legend(wanted: Sequence[str], found: Sequence[str],
     if not 2 <= len(parsed) <= MOST:
         raise ValueError(
             f'{len(parsed)} class(es), {names[:3]}; 2 to {MOST} are possible. '
-            'For one kind of thing, name what surrounds it with --background.')
-    palette = tuple(colour or _colour(ident)
-                    for ident, (_, _, colour) in enumerate(parsed))
+            'For one kind of thing, name what surrounds it: of polygons with '
+            '--background, in labels by its value, such as background:0.')
+    palette = tuple(colour or _colour(ident, meant)
+                    for ident, (_, meant, colour) in enumerate(parsed))
     return Legend(tuple(names), palette, values,
                   IGNORE if background is None else names.index(background))
 
@@ -112,27 +117,52 @@ def unused(legend: Legend, found: Sequence[str]) -> list[str]:
     return sorted(set(legend.values) - set(found), key=_in_order)
 
 
-def _parse(text: str) -> tuple[str, list[str], Colour | None]:
-    """Name, values and colour of a class; its name is its value, if alone."""
-    text, equals, colour = text.rpartition('=') if '=' in text else (
-        text, '', '')
-    name, colon, values = text.partition(':')
-    if not name or (colon and not values):
-        raise ValueError(f'{text!r} is no class; write NAME, NAME=COLOUR or '
-                         'NAME:VALUE,VALUE=COLOUR.')
-    meant = [value.strip() for value in values.split(',')] if colon else [name]
-    if not equals:
-        return name, meant, None
+def _parse(text: str,
+           verbatim: Container[str]) -> tuple[str, list[str], Colour | None]:
+    """Name, values and colour of a class; its name is its value, if alone.
+
+    Args:
+        text: What is written.
+        verbatim: Texts that are names as they stand.
+    """
+    if text in verbatim:
+        return text, [text], None
+    head, *colours = _cut(text, '=')
+    name, *values = _cut(head, ':')
+    if not name or len(colours) > 1 or len(values) > 1 or values == ['']:
+        raise ValueError(
+            f'{text!r} is no class; write NAME, NAME=COLOUR or '
+            'NAME:VALUE,VALUE=COLOUR, with a backslash before each :, comma '
+            'or = that belongs to a name or value.')
+    meant = [_plain(value.strip()) for value in _cut(values[0], ',')
+             ] if values else [_plain(name)]
+    if not colours:
+        return _plain(name), meant, None
     try:
-        return name, meant, ImageColor.getrgb(colour)[:3]
+        return _plain(name), meant, ImageColor.getrgb(colours[0])[:3]
     except ValueError as error:
         raise ValueError(
-            f'{colour!r} of the class {name!r} is no colour; write #rrggbb or '
-            'a name such as red.') from error
+            f'{colours[0]!r} of the class {name!r} is no colour; write '
+            '#rrggbb or a name such as red.') from error
 
 
-def _colour(ident: int) -> Colour:
-    """Colours far apart: steps of the golden ratio around the circle."""
+def _cut(text: str, mark: str) -> list[str]:
+    """Cut at a mark that has no backslash before it."""
+    return re.split(rf'(?<!\\){mark}', text)
+
+
+def _plain(text: str) -> str:
+    """Without the backslashes that marks have."""
+    return re.sub(r'\\([:,=])', r'\1', text)
+
+
+def _colour(ident: int, meant: Sequence[str]) -> Colour:
+    """That of the label, else one far from others.
+
+    These are steps of the golden ratio around the circle.
+    """
+    if meant and re.fullmatch('#[0-9a-fA-F]{6}', meant[0]):
+        return ImageColor.getrgb(meant[0])[:3]
     hue = (0.58 + ident * 0.61803398875) % 1
     value = (0.95, 0.75, 0.55)[ident % 3]
     red, green, blue = (round(255 * x) for x in colorsys.hsv_to_rgb(

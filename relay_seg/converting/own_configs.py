@@ -1,5 +1,6 @@
 """Configs for one's own data, ready to train."""
 import os
+import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ ROOT = PACKAGE.parent if (PACKAGE.parent / 'data_prep').is_dir() else (
 BASES = ROOT / 'configs' / '_base_'
 ENDING = '_upernet.py'
 FACTOR = 4
+#: Classes of a smaller share are drawn as often as others.
+RARE = 0.02
 #: Models that are trained from scratch learn in larger steps.
 RATES = {'swin2_n': 1e-3}
 RELAY_TYPES = {'mmpretrain.SwinTransformerV2': 'RelaySwinV2',
@@ -57,7 +60,7 @@ train_dataloader = dict(
         type='SceneDataset',
         data_root=data_root,
         metainfo=metainfo,
-        data_prefix=dict(
+{balanced}        data_prefix=dict(
             img_path='img_dir/train', seg_map_path='ann_dir/train'),
         pipeline=train_pipeline))
 """
@@ -123,12 +126,31 @@ class Wanted:
         name: Name of the data set.
         model: Its name in configs/_base_/models/.
         iterations: Steps of training.
+        scene: A raster to predict, with options, as one types them.
+        validates: Whether there are scenes to validate on.
     """
 
     folder: Path
     name: str
     model: str
     iterations: int
+    scene: str
+    validates: bool
+
+
+def next_commands(config: Path, wanted: Wanted) -> list[str]:
+    """What to type to train, validate, test and predict."""
+    name = shlex.quote(str(config))
+    checkpoint = shlex.quote(
+        f'work_dirs/{config.stem}/iter_{wanted.iterations}.pth')
+    prefix = 'test_dataloader.dataset.data_prefix'
+    validate = [
+        f'python tools/test.py {name} {checkpoint} --cfg-options '
+        f'{prefix}.img_path=img_dir/val {prefix}.seg_map_path=ann_dir/val']
+    return [
+        f'python tools/train.py {name}', *validate * wanted.validates,
+        f'python tools/test.py {name} {checkpoint}',
+        f'python tools/predict.py {name} {checkpoint} {wanted.scene}']
 
 
 def base_model(model: str) -> Config:
@@ -211,6 +233,8 @@ def write_configs(wanted: Wanted, out: Path, classes: Sequence[str],
             (relay, RELAY.format(
                 plain=plain.name, factor=FACTOR,
                 backbone=_relay_backbone(backbone)))):
+        text += '# Next:\n' + ''.join(
+            f'#   {command}\n' for command in next_commands(path, wanted))
         if path.exists() and not _is_as_written(path.read_text()):
             kept.append(path)
         else:
@@ -266,12 +290,20 @@ def _dataset_text(out: Path, classes: Sequence[str],
         valid=bands[0]['valid'], size=size,
         mean=_listed([float(f'{b["mean"]:.7g}') for b in bands], 4),
         std=_listed([float(f'{b["std"]:.7g}') for b in bands], 4),
+        balanced='        class_balanced=True,\n' * _has_rare(records),
         photometric="    dict(type='PhotoMetricViews'),\n" * colours,
         workers=min(4, os.cpu_count() or 1))
     for loader, spare in (('val', 'test'), ('test', 'val')):
         text += EVALUATION.format(
             loader=loader, split=loader if loader in splits else spare)
     return text
+
+
+def _has_rare(records: Sequence[Mapping]) -> bool:
+    """Whether a class that there is has a small share of train."""
+    pixels = np.sum([record['class_pixels'] for record in records
+                     if record['split'] == 'train'], axis=0)
+    return bool(((0 < pixels) & (pixels < RARE * pixels.sum())).any())
 
 
 def _listed(values: Sequence, indent: int = 8) -> str:

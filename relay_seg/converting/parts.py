@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from affine import Affine
-from rasterio.enums import Resampling
 from shapely import Geometry
 
 from relay_seg.class_ids import IGNORE
@@ -23,11 +22,9 @@ from relay_seg.rasters.vectors import (
     touching,
 )
 
-from .aligning import laid_on
 from .bands import Bands, Resampled, Sheet, open_bands
-from .labels import IdLabel
 from .legend import as_text
-from .sources import open_source
+from .own_masks import MaskLabel, Reading, open_mask
 
 
 class Box(NamedTuple):
@@ -74,7 +71,7 @@ class Drawing:
     Args:
         path: File of the polygons.
         layer: Layer, None for the only one.
-        column: Attribute that holds the class.
+        column: Attribute that holds the class; None if all are of one.
         values: Class id of each value.
         background: Class id where no polygon lies.
         by_class: Whether later classes lie over earlier ones; else later
@@ -84,7 +81,7 @@ class Drawing:
 
     path: Path
     layer: str | None
-    column: str
+    column: str | None
     values: Mapping[str, int]
     background: int
     by_class: bool
@@ -108,8 +105,12 @@ class DrawnLabel:
         plane = to_plane(features.shapes, features.crs, crs)
         near = touching(plane, bounds_of(
             grid.height, grid.width, grid.transform))
-        texts = as_text(features.columns[drawing.column][near])
-        values = np.array([drawing.values[text] for text in texts], int)
+        if drawing.column is None:
+            (values, ) = (np.full(len(near), ident)
+                          for ident in drawing.values.values())
+        else:
+            texts = as_text(features.columns[drawing.column][near])
+            values = np.array([drawing.values[text] for text in texts], int)
         shapes = sound(features, near, crs, drawing.repair, notes)
         if drawing.by_class:
             order = np.argsort(values, kind='stable')
@@ -146,7 +147,7 @@ class CutLabel:
         box: The part.
     """
 
-    def __init__(self, label: IdLabel, box: Box) -> None:
+    def __init__(self, label: MaskLabel, box: Box) -> None:
         self._label, self._box = label, box
 
     def rows(self, top: int, height: int) -> np.ndarray:
@@ -155,7 +156,7 @@ class CutLabel:
             self._box.top + top, height, self._box.width, self._box.left)
 
     def finish(self) -> None:
-        """See :meth:`labels.IdLabel.finish`."""
+        """See :meth:`own_masks.MaskLabel.finish`."""
         self._label.finish()
 
 
@@ -203,7 +204,7 @@ class PartScene:
 
 @contextmanager
 def open_part(image_path: Path, *label_paths: Path, part: Part,
-              truth: Drawing | Mapping[int, int]) -> Iterator[PartScene]:
+              truth: Drawing | Reading) -> Iterator[PartScene]:
     """Open a part of a raster.
 
     Args:
@@ -211,7 +212,7 @@ def open_part(image_path: Path, *label_paths: Path, part: Part,
         label_paths: Label raster, or polygons, and what else the part
             depends on.
         part: What to read.
-        truth: Polygons, or the class id of each id of the label raster.
+        truth: Polygons, or what the pixels of the label mean.
 
     Raises:
         ValueError: Something does not fit; says what.
@@ -224,12 +225,9 @@ def open_part(image_path: Path, *label_paths: Path, part: Part,
         if isinstance(truth, Drawing):
             label = DrawnLabel(truth, part.grid, notes)
         else:
-            raster = stack.enter_context(open_source(label_paths[0]))
-            raster = stack.enter_context(laid_on(
-                raster, part.sheet.grid, image_path, Resampling.nearest,
-                notes, src_nodata=None, nodata=IGNORE))
-            label = CutLabel(IdLabel(label_paths[0], raster, truth,
-                                     palette=True), part.box)
+            label = CutLabel(stack.enter_context(open_mask(
+                label_paths[0], truth, part.sheet.grid, image_path, notes)),
+                part.box)
         yield PartScene(bands, label, part, notes)
 
 

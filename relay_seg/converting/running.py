@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import rasterio
 from rich.console import Console
@@ -42,6 +43,7 @@ class Task:
         opening: Opens the scene from the raw files and ``options``; a
             function of a module, so that it travels between processes.
         options: Its keywords.
+        seen: What a look at the raw files told, for the manifest.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Task:
     sources: tuple[Path, ...]
     opening: Callable[..., AbstractContextManager[RawScene]]
     options: Mapping[str, object] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def image(self) -> str:
@@ -82,22 +85,29 @@ def convert_task(task: Task, raw: Path, out: Path,
             content = write_scene(scene, image, label, out / SCRATCH, palette)
         return dict(name=task.name, split=task.split, options=options,
                     sources=sources, image=file_record(image, out),
-                    label=file_record(label, out), **content)
+                    label=file_record(label, out), **content,
+                    **({'seen': dict(task.seen)} if task.seen else {}))
     except Exception as error:  # one bad file does not stop the others
-        text = str(error)
-        if not isinstance(error, ValueError | OSError) or not text:
-            text = f'{type(error).__name__}: {text}'
-        if not any(str(path) in text for path in (*task.sources, image)):
-            text = f'{task.sources[0]}: {text}'
-        return text
+        return told_error(error, (*task.sources, image))
+
+
+def told_error(error: Exception, files: Sequence[Path]) -> str:
+    """An error in words that name a file, the first one if none."""
+    text = str(error)
+    if not isinstance(error, ValueError | OSError) or not text:
+        text = f'{type(error).__name__}: {text}'
+    if not any(str(path) in text for path in files):
+        text = f'{files[0]}: {text}'
+    return text
 
 
 def results(work: Callable[[Task], dict | str], tasks: Sequence[Task],
-            jobs: int, console: Console) -> Iterator[tuple[Task, dict | str]]:
+            jobs: int, console: Console, title: str = 'Converting'
+            ) -> Iterator[tuple[Task, dict | str]]:
     """Each task with its result, in the order of their ends."""
     ends = (((task, work(task)) for task in tasks) if jobs <= 1 else
             _in_processes(work, tasks, jobs))
-    return progress(ends, len(tasks), 'Converting', console)
+    return progress(ends, len(tasks), title, console)
 
 
 def _in_processes(work: Callable[[Task], dict | str], tasks: Sequence[Task],

@@ -45,6 +45,18 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
         yield raster
 
 
+def one_page(raster: rasterio.DatasetReader) -> None:
+    """Refuse a TIFF of which one page of several would be read.
+
+    Raises:
+        ValueError: It has several pages.
+    """
+    if raster.driver == 'GTiff' and len(raster.subdatasets) > 1:
+        raise ValueError(
+            f'{raster.name} has {len(raster.subdatasets)} pages and only the '
+            'first would be read; save each as a file.')
+
+
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Name the file in what goes wrong with reading it."""

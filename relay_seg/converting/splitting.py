@@ -59,13 +59,15 @@ def by_pattern(sheets: Sequence[Sheet], val: Sequence[str],
 
 
 def by_chance(parts: Sequence[Part], shares: Sequence[float],
-              seed: int) -> list[Part]:
+              seed: int, remedy: str = 'more images, or --split blocks'
+              ) -> list[Part]:
     """Parts in three splits, drawn.
 
     Args:
         parts: Parts; what splits they have does not count.
         shares: Shares of train, val and test, in any unit.
         seed: Seed of the draw.
+        remedy: What to do where there are too few.
 
     Raises:
         ValueError: There are too few parts.
@@ -75,11 +77,11 @@ def by_chance(parts: Sequence[Part], shares: Sequence[float],
                          'test; write such as 70 15 15.')
     numbers = [max(round(len(parts) * share / sum(shares)), 1) if share else 0
                for share in shares[1:]]
+    such = f', e.g. {parts[0].name},' if parts else ''
     if sum(numbers) >= len(parts):
         raise ValueError(
-            f'{len(parts)} part(s) cannot be split into train, val and test; '
-            'use --split blocks, smaller blocks (--block), or a share of 0 '
-            'for val in --shares.')
+            f'{len(parts)} part(s){such} are too few to draw train, val and '
+            f'test from; use {remedy}, or a share of 0 for val in --shares.')
     splits = ['val'] * numbers[0] + ['test'] * numbers[1]
     splits += ['train'] * (len(parts) - len(splits))
     random.Random(seed).shuffle(splits)
@@ -172,7 +174,9 @@ def by_blocks(sheets: Sequence[Sheet], block: int, margin: int,
             part = Part(f'{sheet.path.stem}_r{r:02d}c{c:02d}', '', sheet, box)
             if occupied(part):
                 cells[number, r, c] = part
-    cells = dict(zip(cells, by_chance([*cells.values()], shares, seed)))
+    cells = dict(zip(cells, by_chance(
+        [*cells.values()], shares, seed, f'smaller blocks than --block {block}'
+        ' (with a --margin of less than half of that)')))
     parts, thin = [], 0
     for place, part in cells.items():
         box = _trimmed(part, place, cells, ceil(margin / 2))
@@ -213,25 +217,36 @@ def _trimmed(part: Part, place: tuple[int, int, int],
                box.height - above - below, box.width - left - right)
 
 
-def check_splits(parts: Sequence[Part]) -> None:
+def check_splits(splits: Sequence[str], remarks: Sequence[str]) -> None:
     """Training needs something to train and something to test on.
+
+    Args:
+        splits: Split of each part.
+        remarks: What is known of those that were left out.
 
     Raises:
         ValueError: A split is empty that must not be.
     """
-    counts = {split: sum(part.split == split for part in parts)
-              for split in SPLITS}
+    counts = {split: [*splits].count(split) for split in SPLITS}
+    known = ''.join(f'{text} ' for text in remarks)
     if not counts['train'] or not counts['val'] + counts['test']:
         empty = 'train' if not counts['train'] else 'val and test'
         told = ', '.join(f'{n} {split}' for split, n in counts.items())
         raise ValueError(
-            f'nothing is left for {empty} ({told}, counting parts with '
-            'polygons); choose another --split, or other --val, --test, '
-            '--shares, --block, --margin.')
+            f'nothing is left for {empty} ({told}). {known}'
+            'Choose another --split, or other --val, --test, --shares, '
+            '--block, --margin.')
 
 
 def shared_ground(parts: Sequence[Part]) -> list[str]:
-    """Remarks on parts of two splits that show the same ground."""
+    """Remarks on parts of two splits that show the same ground.
+
+    Images that do not say where they lie have no ground.
+    """
+    parts = [part for part in parts
+             if not part.sheet.grid.transform.is_identity]
+    if not parts:
+        return []
     plane = next((p.sheet.crs for p in parts if p.sheet.crs), None)
     shapes = np.array([_footprint(part, plane) for part in parts])
     tree = shapely.STRtree(shapes)
@@ -262,5 +277,7 @@ def _footprint(part: Part, plane: object) -> shapely.Geometry:
 
 
 def _fits(sheet: Sheet, pattern: str) -> bool:
+    if '/' in pattern:
+        return fnmatch(sheet.path.as_posix(), f'*/{pattern}')
     return fnmatch(sheet.path.name, pattern) or fnmatch(
         sheet.path.stem, pattern)

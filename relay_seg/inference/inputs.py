@@ -4,12 +4,8 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
+from relay_seg.rasters import SUFFIXES
 from relay_seg.rasters.identity import inode
-
-#: Ends of names that are taken for rasters in a folder.
-SUFFIXES = frozenset((
-    '.tif', '.tiff', '.vrt', '.png', '.jpg', '.jpeg', '.jp2', '.j2k', '.img',
-    '.bmp', '.webp', '.asc', '.nc'))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from .grid import (
 from .identity import changed, files_of, identity
 from .opening import (
     EXACT_OVERVIEWS,
+    SUFFIXES,
     exact_overviews,
     open_raster,
     reused_raster,
@@ -29,11 +30,12 @@ from .reading import (
 from .writing import copy_points, write_class_ids
 
 __all__ = [
-    'EXACT_OVERVIEWS', 'MARK', 'Content', 'Grid', 'changed', 'choose_bands',
-    'content_of', 'copy_points', 'data_bands', 'equal_area', 'exact_overviews',
-    'files_of', 'grid_of', 'ground_pixel', 'identity', 'is_prediction',
-    'known_crs', 'open_raster', 'pixel_metres', 'raster_reader', 'read_data',
-    'read_region', 'refuse_overwriting', 'remove_unfinished', 'replacing',
+    'EXACT_OVERVIEWS', 'MARK', 'SUFFIXES', 'Content', 'Grid', 'changed',
+    'choose_bands', 'content_of', 'copy_points', 'data_bands', 'equal_area',
+    'exact_overviews', 'files_of', 'grid_of', 'ground_pixel', 'identity',
+    'is_prediction', 'known_crs', 'open_raster', 'pixel_metres',
+    'raster_reader', 'read_data', 'read_region', 'refuse_overwriting',
+    'remove_unfinished', 'replacing',
     'reused_raster', 'same_grid', 'transform_of', 'write_class_ids',
     'write_text',
 ]

@@ -16,6 +16,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from .mosaics import missing_parts
 
+#: Ends of names that are taken for rasters in a folder.
+SUFFIXES = frozenset((
+    '.tif', '.tiff', '.vrt', '.png', '.jpg', '.jpeg', '.jp2', '.j2k', '.img',
+    '.bmp', '.webp', '.asc', '.nc'))
 #: Tag of files whose overviews hold exact means (converters write it).
 EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
 ORIENTATION = 0x0112  # of EXIF

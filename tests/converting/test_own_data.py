@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import custom
@@ -26,20 +27,23 @@ SMALL = ['--cfg-options', *(f'{k}={v}' for k, v in SMALL.items())]
 QUICK = {
     'data_prep/example.py': ['--longest', '200'],
     'data_prep/custom.py': ['--jobs', '1'],
+    'tools/browse_views.py': [],
+    'tools/predict.py': [],
     'tools/train.py': SMALL,
     'tools/test.py': SMALL,
 }
 
 
 def run(tool, *arguments):
-    """Run a tool in this process: starting one takes seconds."""
+    """Exit code of a tool, run in this process: starting takes seconds."""
     SegLocalVisualizer._instance_dict.clear()  # it logs to its first folder
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [tool, *map(str, arguments)])
         try:
             runpy.run_path(tool, run_name='__main__')
         except SystemExit as end:
-            assert not end.code, (tool, arguments)
+            return end.code or 0
+    return 0
 
 
 @pytest.fixture
@@ -51,25 +55,56 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def commands():
-    """Commands of the walk-through, in the order of the page."""
-    text = PAGE.read_text().split('\n## ')[1]
+def commands(title):
+    """Commands of a worked example, in the order of the page."""
+    (text, ) = (text for text in PAGE.read_text().split('\n## ')
+                if text.startswith(title))
     for block in re.findall(r'```bash\n(.*?)```', text, re.DOTALL):
         for line in block.replace('\\\n', ' ').splitlines():
             yield shlex.split(line, comments=True)
 
 
-def test_the_page_works_as_it_stands(checkout):
-    ran = []
-    for python, tool, *arguments in commands():
+def work_through(title, quick):
+    """Run a worked example; names of the tools and their exit codes."""
+    ran, start = [], time.process_time()
+    for python, tool, *arguments in commands(title):
         assert python == 'python'
-        # Two steps of training instead of hundreds.
-        arguments = [re.sub(r'^300$|(?<=iter_)300', '2', x)
-                     for x in arguments]
-        run(tool, *arguments, *QUICK.get(tool, []))
-        ran.append(tool)
-    assert [Path(tool).stem for tool in ran] == [
-        'example', 'custom', 'browse_views', 'train', 'test', 'predict']
+        if quick:  # two steps of training instead of hundreds
+            arguments = [re.sub(r'^[13]00$|(?<=iter_)[13]00', '2', x)
+                         for x in arguments] + QUICK[tool]
+        ran.append((Path(tool).stem, run(tool, *arguments)))
+    assert time.process_time() - start < 600
+    return ran
+
+
+SLOW = [True, pytest.param(False, marks=pytest.mark.slow)]
+SLOW = pytest.mark.parametrize('quick', SLOW, ids=lambda quick: (
+    'quick' if quick else 'word for word'))
+
+
+@SLOW
+def test_photographs_and_masks(checkout, capsys, quick):
+    ran = work_through('Photographs and masks', quick)
+    assert ran == [('example', 0), ('custom', 2), ('custom', 0),
+                   ('custom', 0), ('train', 0), ('test', 0), ('predict', 0)]
+    told = capsys.readouterr().out
+    if not quick:  # what the page shows
+        for text in PAGE.read_text().split('```text\n')[1:3]:
+            for line in text.partition('```')[0].splitlines():
+                if re.match(r' .*%|split', line):
+                    assert line in told
+    (results, ) = Path('work_dirs/rt_swin2_n_aerial').glob('results.json')
+    assert {'mIoU', 'mF1', 'aAcc'} <= set(
+        json.loads(results.read_text())['metrics'])
+    with rasterio.open('maps/001_image.tif') as ids:
+        assert ids.shape == Image.open('my_photos/001_image.jpg').size[::-1]
+
+
+@SLOW
+def test_geotiffs_and_polygons(checkout, quick):
+    ran = work_through('GeoTIFFs and polygons', quick)
+    assert ran == [(tool, 0) for tool in (
+        'example', 'custom', 'browse_views', 'train', 'test', 'predict')]
     results = json.loads(
         (checkout / 'work_dirs/rt_swin2_n_town/results.json').read_text())
     assert {'mIoU', 'mF1', 'aAcc'} <= set(results['metrics'])
@@ -107,13 +142,13 @@ def test_bands_of_any_number_and_type_train_and_test(
         '--background', 'other', '--test', '2', '--jobs', '1', '--model',
         'swin2_n', '--iterations', '2']) == 0
     config = f'out/configs/{kind}swin2_n_out.py'
-    run('tools/browse_views.py', config, '-n', 2)
+    assert run('tools/browse_views.py', config, '-n', 2) == 0
     assert np.asarray(Image.open('samples.png')).std() > 10
     work = Path('work_dirs') / Path(config).stem
-    run('tools/train.py', config, *SMALL)
+    assert run('tools/train.py', config, *SMALL) == 0
     log = next(work.glob('*/vis_data/scalars.json')).read_text()
-    run('tools/test.py', config, work / 'iter_2.pth', '--out', 'ids',
-        '--show-dir', 'pictures', *SMALL)
+    assert run('tools/test.py', config, work / 'iter_2.pth', '--out', 'ids',
+               '--show-dir', 'pictures', *SMALL) == 0
     assert np.asarray(Image.open('pictures/2.png'))[40:, :140].std() > 10
     with rasterio.open('ids/2.tif') as raster:
         assert raster.shape == (140, 150)
