@@ -217,6 +217,12 @@ def solve(trial: Trial, seed: int, steps: int, device: str) -> dict:
         Accuracy of pixels; and bits: what a channel passes that errs as often
         as the cells in the bit which only the cue tells, cell by cell.
     """
+    return train_and_test(trial, seed, steps, device)[1]
+
+
+def train_and_test(trial: Trial, seed: int, steps: int, device: str
+                   ) -> tuple[nn.Module, dict]:
+    """As :func:`solve`, with the model."""
     offer_fusions()
     torch.manual_seed(seed)
     puzzle, steps = trial.puzzle, round(steps * trial.passes)
@@ -253,7 +259,7 @@ def solve(trial: Trial, seed: int, steps: int, device: str) -> dict:
         cell = SIDE // puzzle.cells
         by_cell = area_mean(right, cell).round().mean(0)  # majority of pixels
         result['bits'] = sum(map(passed, by_cell.flatten().tolist()))
-    return result
+    return model, result
 
 
 def passed(accuracy: float) -> float:
