@@ -1,11 +1,14 @@
 """Configs as the command line changes them, each wish in every place."""
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from math import gcd, lcm
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
+
+from relay_seg.schedules import check_schedules, fit_schedules, run_length
 
 LOADERS = 'train_dataloader', 'val_dataloader', 'test_dataloader'
 #: Pixels of the input under a token of the last feature map, by the last
@@ -32,7 +35,12 @@ def load_config(path: str | Path, options: Mapping[str, object] | None = None,
             set_pretrained`; None leaves it.
     """
     cfg = Config.fromfile(path)
+    fit_schedules(cfg)  # a base may have another length
+    schedules, planned = deepcopy(cfg.get('param_scheduler')), run_length(cfg)
     cfg.merge_from_dict(dict(options or {}))
+    if planned and cfg.get('param_scheduler') == schedules:
+        fit_schedules(cfg, planned[1])
+    check_schedules(cfg)
     if window or input_size:
         set_window(cfg, window, input_size)
     if pretrained:

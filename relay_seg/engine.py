@@ -3,6 +3,7 @@ import gc
 import os
 from datetime import timedelta
 from importlib import import_module
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -18,6 +19,7 @@ from relay_seg.checkpoints import (
     with_our_names,
 )
 from relay_seg.processes import warn_of_shared_store
+from relay_seg.schedules import follow_new_length, lengths
 
 #: Of float32 matrix products, as PyTorch names them.
 MATMUL_PRECISIONS = 'highest', 'high', 'medium'
@@ -34,6 +36,7 @@ class RelayRunner(Runner):
     _has_loaded: bool
     _load_from: str | None
     _resume: bool
+    _schedules: Any = None  # that the schedules are built from
 
     def setup_env(self, env_cfg: dict) -> None:
         """Set up the process as the host does, and its matrix products.
@@ -49,6 +52,18 @@ class RelayRunner(Runner):
                              f'one of {list(MATMUL_PRECISIONS)}.')
         torch.set_float32_matmul_precision(precision)
         super().setup_env(env_cfg)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        if isinstance(scheduler, dict) or any(
+                isinstance(x, dict) for x in scheduler):
+            self._schedules = scheduler
+        return super().build_param_scheduler(scheduler)
+
+    def resume(self, *args, **kwargs) -> None:
+        """Resume as the host does, with schedules as long as this run."""
+        wanted = lengths(self.param_schedulers)
+        super().resume(*args, **kwargs)
+        follow_new_length(self, wanted, self._schedules)
 
     def load_or_resume(self) -> None:
         if self._resume and not self._has_loaded:
