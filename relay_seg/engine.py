@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
 
+from relay_seg.checking import check_data, check_training
 from relay_seg.checkpoints import (
     CheckpointError,
     is_training_state,
@@ -52,6 +55,26 @@ class RelayRunner(Runner):
                              f'one of {list(MATMUL_PRECISIONS)}.')
         torch.set_float32_matmul_precision(precision)
         super().setup_env(env_cfg)
+
+    def train(self) -> nn.Module:
+        """Train, if data, model and each other fit."""
+        if self.train_loop is not None:
+            check_training(self._bare_model, self.train_dataloader.dataset)
+        if self.val_loop is not None:
+            check_data(self._bare_model, self.val_dataloader.dataset,
+                       'validation')
+        return super().train()
+
+    def test(self) -> dict:
+        """Test, if model and data fit."""
+        if self.test_loop is not None:
+            check_data(self._bare_model, self.test_dataloader.dataset, 'test')
+        return super().test()
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        model = self.model
+        return model.module if is_model_wrapper(model) else model
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         if isinstance(scheduler, dict) or any(

@@ -76,7 +76,7 @@ LAYERS = (
     'rasters drawing',
     'datasets transforms converting',
     'checkpoints',
-    'training hooks optim scalars',
+    'training checking hooks optim scalars',
     'inference config',
     'evaluation analysis export viewing',
     'registered',

@@ -8,7 +8,6 @@ import datetime
 import sys
 from typing import TYPE_CHECKING
 
-from mmengine.config import DictAction
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +68,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add('--device', help='such as cpu or cuda:1; a GPU by default, if there')
     add('--trust-checkpoint', action='store_true',
         help='unpickle all that the checkpoint holds; it may run its code')
-    add('--cfg-options', nargs='+', action=DictAction, default={},
+    add('--cfg-options', nargs='+', action='extend', default=[],
         help='settings of the config to override, as key=value')
     add('--launcher', choices=['none', 'pytorch', 'slurm'], default='none',
         help='how processes were started')

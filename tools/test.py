@@ -4,8 +4,6 @@ import sys
 import time
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a model.')
@@ -32,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
         'a window is brought; by default pixels stay as large as they are')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={},
+        '--cfg-options', nargs='+', action='extend', default=[],
         help='settings to override, as key=value, such as '
         "model.test_cfg.blend='center'")
     parser.add_argument(

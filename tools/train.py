@@ -3,8 +3,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model.')
@@ -35,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
         'a window is brought; by default pixels stay as large as they are')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={},
+        '--cfg-options', nargs='+', action='extend', default=[],
         help='settings to override, as key=value, such as '
         'train_cfg.max_iters=100')
     parser.add_argument(

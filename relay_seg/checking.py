@@ -1,0 +1,147 @@
+"""What is looked at before a training makes its first step."""
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.logging import MMLogger
+from torch import nn
+
+from relay_seg.datasets import SceneDataset
+from relay_seg.datasets.balance import pixels_of_classes
+from relay_seg.rasters import choose_bands, open_raster
+from relay_seg.transforms import ReadScene, ReadViews, SampleWindow
+
+
+def check_data(model: nn.Module, dataset: Any, name: str) -> None:
+    """Do model and data have as many classes and bands?
+
+    Args:
+        model: Segmentor.
+        dataset: Data set, or several in one.
+        name: What it is for, for messages.
+
+    Raises:
+        ValueError: They do not.
+    """
+    for part in parts_of(dataset):
+        classes = (getattr(part, 'metainfo', None) or {}).get('classes')
+        for head, module in heads_of(model) if classes else ():
+            if module.num_classes != len(classes):
+                raise ValueError(
+                    f'{head} has num_classes={module.num_classes}, the {name} '
+                    f'data {len(classes)} classes '
+                    f'({", ".join(map(str, classes))}); set '
+                    f'model.{head}.num_classes={len(classes)}, or metainfo '
+                    'of the data set.')
+        if isinstance(part, SceneDataset):
+            _check_bands(model, part)
+
+
+def check_training(model: nn.Module, dataset: Any) -> None:
+    """As :func:`check_data`, and what would train badly is said.
+
+    Raises:
+        ValueError: Model and data do not fit, no window fits into a scene
+            (``min_inside``), or no pixel has a label.
+    """
+    check_data(model, dataset, 'training')
+    for part in parts_of(dataset):
+        if isinstance(part, SceneDataset):
+            _check_windows(part)
+            if is_main_process():
+                _check_classes(part)
+
+
+def parts_of(dataset: Any) -> Iterator[Any]:
+    """Data sets that a data set is made of; itself if of none."""
+    inside = getattr(dataset, 'datasets', None) or (
+        [dataset.dataset] if hasattr(dataset, 'dataset') else [])
+    for part in inside:
+        yield from parts_of(part)
+    if not inside:
+        yield dataset
+
+
+def heads_of(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Heads that know classes, with their names in a config."""
+    for name in ('decode_head', 'auxiliary_head'):
+        head = getattr(model, name, None)
+        several = isinstance(head, nn.ModuleList)
+        for i, one in enumerate(head if several else [head]):
+            if hasattr(one, 'num_classes'):
+                yield f'{name}.{i}' if several else name, one
+
+
+def _check_bands(model: nn.Module, dataset: SceneDataset) -> None:
+    mean = getattr(model.data_preprocessor, 'mean', None)
+    if mean is None:
+        return
+    bands = len(mean)
+    first = next((m for m in model.backbone.modules()
+                  if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != bands:
+        raise ValueError(
+            f'the backbone has in_channels={first.in_channels}, the data '
+            f'preprocessor mean and std of {bands} bands; set '
+            f'model.backbone.in_channels={bands}, or mean and std.')
+    for step in dataset.pipeline.transforms:
+        if isinstance(step, ReadViews):
+            what, found = 'fill', len(step.fill)
+        elif isinstance(step, ReadScene):
+            what, found = 'num_bands', step.num_bands
+        else:
+            continue
+        if found != bands:
+            raise ValueError(
+                f'{what} of {type(step).__name__} is for {found} bands, mean '
+                f'and std are for {bands}; set them alike.')
+        with open_raster(dataset.get_data_info(0)['img_path']) as raster:
+            choose_bands(raster, step.bands, bands)
+
+
+def _check_windows(dataset: SceneDataset) -> None:
+    """Say which scenes are smaller than the window."""
+    for step in dataset.pipeline.transforms:
+        if not isinstance(step, SampleWindow):
+            continue
+        height, width = step.window
+        small = []
+        for i in range(len(dataset)):
+            info = dataset.get_data_info(i)
+            high, wide = info['scene_shape']
+            if high < height or wide < width:
+                small.append(f'{info["img_path"]} ({high} x {wide})')
+            scale = step.scale_range[0] if step.scale_prob else 1.
+            inside = (min(high / (height * scale), 1)
+                      * min(wide / (width * scale), 1))
+            if step.min_inside is not None and inside < step.min_inside:
+                raise ValueError(
+                    f'{info["img_path"]} has {high} x {wide} pixels: no '
+                    f'window of {height} x {width} lies inside by min_inside='
+                    f'{step.min_inside}; use a smaller --window, or take the '
+                    'scene out of the split.')
+        if small:
+            MMLogger.get_current_instance().warning(
+                f'{len(small)} of {len(dataset)} training scenes are smaller '
+                f'than the window of {height} x {width} pixels, such as '
+                f'{small[0]}: the rest of these windows is no data. Use a '
+                'smaller --window.')
+
+
+def _check_classes(dataset: SceneDataset) -> None:
+    """Say which classes no label has."""
+    names = dataset.metainfo['classes']
+    pixels = pixels_of_classes(dataset)
+    if pixels is None:
+        return
+    if not pixels.any():
+        raise ValueError(
+            f'no pixel of the {len(dataset)} training labels '
+            f'({dataset.get_data_info(0)["seg_map_path"]}, ...) is of a '
+            'class: all are ignored. Mend the labels or reduce_zero_label.')
+    missing = [name for name, count in zip(names, pixels) if not count]
+    if missing:
+        MMLogger.get_current_instance().warning(
+            f'No training label holds {", ".join(map(str, missing))}: the '
+            'model will not learn it. Check the split, or leave the class '
+            'out of metainfo.')

@@ -1,0 +1,99 @@
+"""What does not fit is said before the first step."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_tools import RELAY, options
+
+from relay_seg.config import load_config
+from relay_seg.engine import build_runner
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(scenes, work, test=False, **changed):
+    cfg = load_config(ROOT / RELAY, options(scenes, 1)[1:])
+    cfg.merge_from_dict(dict(changed, **{
+        'work_dir': str(work), 'launcher': 'none',
+        'default_hooks.checkpoint.interval': 99, 'default_hooks.logger': None,
+        'default_hooks.runtime_info': None}))
+    runner = build_runner(cfg)
+    return runner.test() if test else runner.train()
+
+
+def log(work):
+    return '\n'.join(path.read_text() for path in work.glob('*/*.log'))
+
+
+@pytest.mark.parametrize('test', [False, True], ids=['train', 'test'])
+@pytest.mark.parametrize('classes', [4, 6])
+def test_classes_of_head_and_data(scenes, tmp_path, classes, test):
+    with pytest.raises(ValueError, match=(
+            f'decode_head has num_classes={classes}.*5 classes.*'
+            'model.decode_head.num_classes=5')):
+        run(scenes, tmp_path / 'run', test,
+            **{'model.decode_head.num_classes': classes})
+
+
+def test_classes_of_the_validation(scenes, tmp_path):
+    with pytest.raises(ValueError, match='the validation data 2 classes'):
+        run(scenes, tmp_path / 'run', **{
+            'val_dataloader.dataset.metainfo': dict(
+                classes=('building', 'land'), palette=[[0, 0, 0], [1, 1, 1]])})
+
+
+@pytest.mark.parametrize('changed, message', [
+    ({'model.backbone.in_channels': 4}, 'in_channels=4.*of 3 bands'),
+    ({'model.backbone.in_channels': 4,
+      'model.data_preprocessor.mean': [1.] * 4,
+      'model.data_preprocessor.std': [1.] * 4}, 'fill.*3 bands.*4'),
+    ({'model.backbone.in_channels': 4,
+      'model.data_preprocessor.mean': [1.] * 4,
+      'model.data_preprocessor.std': [1.] * 4,
+      'train_dataloader.dataset.pipeline.1.fill': [1.] * 4},
+     r'a.tif has 3 bands.*takes 4'),
+    ({'val_dataloader.dataset.pipeline.0.num_bands': 1},
+     'num_bands of ReadScene is for 1')])
+def test_bands(scenes, tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        run(scenes, tmp_path / 'run', **changed)
+
+
+def test_windows_larger_than_scenes_are_said(scenes, tmp_path):
+    run(scenes, tmp_path / 'run', **{
+        'train_dataloader.dataset.pipeline.0.window': (160, 160),
+        'train_dataloader.dataset.pipeline.0.input_size': (128, 128)})
+    said = log(tmp_path / 'run')
+    assert '2 of 2 training scenes' in said
+    assert '150 x 170' in said and '--window' in said
+
+
+def test_scenes_into_which_no_window_fits(scenes, tmp_path):
+    with pytest.raises(ValueError, match='a.tif.*min_inside=0.9.*--window'):
+        run(scenes, tmp_path / 'run', **{
+            'train_dataloader.dataset.pipeline.0.window': (256, 256),
+            'train_dataloader.dataset.pipeline.0.min_inside': 0.9,
+            'train_dataloader.dataset.pipeline.0.scale_prob': 0.})
+
+
+@pytest.mark.parametrize('manifest', [False, True])
+def test_classes_that_no_label_has_are_said(tmp_path, make_scene, manifest):
+    label = np.zeros((150, 170), np.uint8)
+    label[:, 90:] = 3
+    for split in ('train', 'val', 'test'):
+        make_scene(tmp_path, split, 'a', label=label)
+    if manifest:
+        (tmp_path / 'manifest.json').write_text(json.dumps(dict(scenes=[dict(
+            image=dict(path='img_dir/train/a.tif'),
+            class_pixels=[1, 0, 0, 1, 0])])))
+    run(tmp_path, tmp_path / 'run')
+    assert 'No training label holds land, road, water:' in log(tmp_path / 'run')
+
+
+def test_labels_without_a_class_are_refused(tmp_path, make_scene):
+    nothing = np.full((150, 170), 255, np.uint8)
+    for split in ('train', 'val', 'test'):
+        make_scene(tmp_path, split, 'a', label=nothing)
+    with pytest.raises(ValueError, match='a.tif.*all are ignored'):
+        run(tmp_path, tmp_path / 'run')
