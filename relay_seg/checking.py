@@ -23,6 +23,16 @@ def check_data(model: nn.Module, dataset: Any, name: str) -> None:
     Raises:
         ValueError: They do not.
     """
+    for head, module in heads_of(model):
+        losses = module.loss_decode
+        for loss in losses if isinstance(losses, nn.ModuleList) else [losses]:
+            if (module.out_channels == 1
+                    and getattr(loss, 'use_sigmoid', None) is False):
+                raise ValueError(
+                    f'{head} has out_channels=1, one logit of two classes, '
+                    f'which {type(loss).__name__} cannot learn from; set '
+                    f'model.{head}.loss_decode.use_sigmoid=True, or leave out '
+                    'out_channels.')
     for part in parts_of(dataset):
         classes = (getattr(part, 'metainfo', None) or {}).get('classes')
         for head, module in heads_of(model) if classes else ():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from test_tools import RELAY, options
 
 from relay_seg.config import load_config
@@ -16,10 +17,11 @@ def run(scenes, work, test=False, **changed):
     cfg = load_config(ROOT / RELAY, options(scenes, 1)[1:])
     cfg.merge_from_dict(dict(changed, **{
         'work_dir': str(work), 'launcher': 'none',
-        'default_hooks.checkpoint.interval': 99, 'default_hooks.logger': None,
-        'default_hooks.runtime_info': None}))
+        'default_hooks.checkpoint.interval': 99,
+        'default_hooks.logger': None}))
     runner = build_runner(cfg)
-    return runner.test() if test else runner.train()
+    runner.test() if test else runner.train()
+    return runner.message_hub
 
 
 def log(work):
@@ -97,3 +99,52 @@ def test_labels_without_a_class_are_refused(tmp_path, make_scene):
         make_scene(tmp_path, split, 'a', label=nothing)
     with pytest.raises(ValueError, match='a.tif.*all are ignored'):
         run(tmp_path, tmp_path / 'run')
+
+
+# Two classes
+
+
+def binary(scenes, head):
+    """Changes that make a run of building and of all else."""
+    metainfo = dict(classes=('land', 'building'),
+                    palette=[[0, 0, 0], [255, 0, 0]])
+    found = {f'{split}_dataloader.dataset.metainfo': metainfo
+             for split in ('train', 'val', 'test')}
+    for split in ('train', 'val', 'test'):
+        for name in 'ab':
+            path = scenes / f'ann_dir/{split}/{name}.tif'
+            with rasterio.open(path, 'r+') as file:
+                label = file.read()
+                file.write(np.where(label == 255, 255, label % 2))
+    return found | {f'model.decode_head.{k}': v for k, v in head.items()}
+
+
+@pytest.mark.parametrize('head', [
+    dict(num_classes=2),
+    {'num_classes': 2, 'out_channels': 1, 'loss_decode.use_sigmoid': True}],
+    ids=['two', 'one'])
+def test_two_classes_train_with_two_logits_and_one(scenes, tmp_path, head):
+    said = run(scenes, tmp_path / 'run', **binary(scenes, head))
+    for loss in ('decode.loss_ce', 'loss_global', 'loss_agree'):
+        assert said.get_scalar(f'train/{loss}').current() > 0.01
+    assert 0 < said.get_scalar('val/mIoU').current() < 100
+
+
+def test_one_logit_without_a_sigmoid_is_refused(scenes, tmp_path):
+    with pytest.raises(ValueError, match='out_channels=1.*use_sigmoid=True'):
+        run(scenes, tmp_path / 'run', **binary(scenes, dict(
+            num_classes=2, out_channels=1)))
+
+
+@pytest.mark.parametrize('classes', [1, 2])
+def test_a_validation_of_one_class_chooses_no_model(tmp_path, make_scene,
+                                                    classes):
+    for split in ('train', 'val', 'test'):
+        label = np.zeros((150, 170), np.uint8)
+        if split == 'train' or classes == 2:
+            label[:, 90:] = 1
+        make_scene(tmp_path, split, 'a', label=label)
+    work = tmp_path / 'run'
+    run(tmp_path, work)
+    assert bool([*work.glob('best*')]) == (classes == 2)
+    assert ('true pixels of building only' in log(work)) == (classes == 1)
