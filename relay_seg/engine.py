@@ -20,6 +20,7 @@ from relay_seg.checkpoints import (
     place_weights,
     register_loaders,
     with_our_names,
+    with_own_classifier,
 )
 from relay_seg.processes import warn_of_shared_store
 from relay_seg.schedules import follow_new_length, lengths
@@ -32,13 +33,15 @@ class RelayRunner(Runner):
     """The host's runner, strict about checkpoints.
 
     Every weight of a file must find its place, and every place its weight,
-    in training, test and resume. A run resumes from the last checkpoint of
+    in training, test and resume; but for the classifier, where a training
+    starts from a model of other classes. A run resumes from the last checkpoint of
     its work dir that loads; from ``load_from`` if the work dir has none.
     """
 
     _has_loaded: bool
     _load_from: str | None
     _resume: bool
+    _trains = False
     _schedules: Any = None  # that the schedules are built from
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -57,7 +60,8 @@ class RelayRunner(Runner):
         super().setup_env(env_cfg)
 
     def train(self) -> nn.Module:
-        """Train, if data, model and each other fit."""
+        """Train, if model and data fit."""
+        self._trains = True
         if self.train_loop is not None:
             check_training(self._bare_model, self.train_dataloader.dataset)
         if self.val_loop is not None:
@@ -117,6 +121,8 @@ class RelayRunner(Runner):
         # Before hooks look at it: one of averaged weights copies them.
         weights = with_our_names(
             self.model, model_weights(checkpoint, filename), filename)
+        if self._trains and not self._resume:
+            weights = with_own_classifier(self.model, weights, filename)
         checkpoint = (checkpoint if 'state_dict' in checkpoint else {}) | dict(
             state_dict=weights)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

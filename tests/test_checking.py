@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from test_tools import RELAY, options
 
+from relay_seg.checkpoints import CheckpointError, read_checkpoint
 from relay_seg.config import load_config
 from relay_seg.engine import build_runner
 
@@ -148,3 +150,29 @@ def test_a_validation_of_one_class_chooses_no_model(tmp_path, make_scene,
     run(tmp_path, work)
     assert bool([*work.glob('best*')]) == (classes == 2)
     assert ('true pixels of building only' in log(work)) == (classes == 1)
+
+
+# Fine-tuning
+
+
+def test_a_model_of_other_classes_is_trained_on(scenes, tmp_path):
+    run(scenes, tmp_path / 'first')
+    first = tmp_path / 'first/best.pth'
+    next((tmp_path / 'first').glob('best*.pth')).rename(first)
+    two = binary(scenes, dict(num_classes=2)) | {
+        'load_from': str(first), 'optim_wrapper.optimizer.lr': 0.,
+        'optim_wrapper.optimizer.weight_decay': 0.}
+    run(scenes, tmp_path / 'second', **two)
+    said = log(tmp_path / 'second')
+    assert 'other classes' in said and 'decode_head.conv_seg.weight' in said
+    before, after = (
+        read_checkpoint(next(folder.glob('best*.pth')))['state_dict']
+        for folder in (tmp_path / 'first', tmp_path / 'second'))
+    for key in dict(before):
+        if 'num_batches' in key or 'running' in key:
+            continue
+        if 'conv_seg' not in key:
+            assert torch.equal(before[key], after[key]), key
+    assert len(after['decode_head.conv_seg.weight']) == 2
+    with pytest.raises(CheckpointError, match='tells 5 classes.*load_from'):
+        run(scenes, tmp_path / 'third', test=True, **two)

@@ -93,6 +93,10 @@ class RelayMiT(RelayBackbone):
         if self.init_cfg is None:  # the host's rule, by type of layer
             MixVisionTransformer.init_weights(self)
 
+    def _block_names(self) -> list[str]:
+        return [f'layers.{i}.1.{j}.' for i, (_, blocks, _) in enumerate(
+            self.layers) for j in range(len(blocks))]
+
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         frozen = self.layers[:self.frozen_stages + 1]
         return [*self.global_patch_embed, *frozen] if frozen else []
