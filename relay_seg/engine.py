@@ -34,8 +34,9 @@ class RelayRunner(Runner):
 
     Every weight of a file must find its place, and every place its weight,
     in training, test and resume; but for the classifier, where a training
-    starts from a model of other classes. A run resumes from the last checkpoint of
-    its work dir that loads; from ``load_from`` if the work dir has none.
+    starts from a model of other classes. A run resumes from the last
+    checkpoint of its work dir that loads; from ``load_from`` if the work dir
+    has none.
     """
 
     _has_loaded: bool

@@ -63,7 +63,7 @@ def train(args: argparse.Namespace) -> None:
         cfg.optim_wrapper.precision = (
             default_precision() if args.amp == 'auto' else args.amp)
     if args.seed is not None:
-        cfg.randomness = dict(seed=args.seed)
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
     cfg.resume = (
         args.resume or was_restarted() or cfg.get('resume', False))
     build_runner(cfg, trust=args.trust_checkpoint).train()

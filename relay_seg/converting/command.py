@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from relay_seg.rasters import remove_unfinished, write_text
+from relay_seg.rasters.files import locked
 
 from .manifest import (
     SPLITS,
@@ -19,10 +20,10 @@ from .manifest import (
     read_manifest,
 )
 from .running import (
+    LOCK,
     SCRATCH,
     Task,
     convert_task,
-    locked,
     progress,
     results,
     source_records,
@@ -93,7 +94,7 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
         if args.check:
             return _check(converter, args.raw, args.out, options, console)
         plan = _look(converter, args.raw, options)
-        with locked(args.out):
+        with locked(args.out / LOCK):
             return _convert(converter, plan, args.raw, args.out, args.jobs,
                             options, console)
     except (ValueError, OSError) as error:

@@ -3,7 +3,6 @@ import json
 import math
 import platform
 import re
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -83,10 +82,9 @@ def write_results(runner: Runner, metrics: Mapping[str, float],
             metric.ignore_index if metric else None),
         parameters=sum(p.numel() for p in runner.model.parameters()),
         seconds=seconds,
-        peak_memory=dict(
-            process_bytes=max(m['process_bytes'] for m in memory),
-            gpu_bytes=max((m['gpu_bytes'] for m in memory
-                           if m['gpu_bytes'] is not None), default=None)),
+        peak_memory={
+            key: max((m[key] for m in memory if m[key] is not None),
+                     default=None) for key in memory[0]},
         world_size=get_world_size(),
         device=device_name(),
         versions=versions())
@@ -222,14 +220,18 @@ def model_name(model: Mapping) -> str | None:
 def peak_memory() -> dict[str, int | None]:
     """Most memory that this process held, without its data workers.
 
-    ``process_bytes`` is its resident memory, ``gpu_bytes`` what PyTorch
-    allocated on its GPU (None without one).
+    ``process_bytes`` is its resident memory (None on Windows), ``gpu_bytes``
+    what PyTorch allocated on its GPU (None without one).
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = None
+    if sys.platform != 'win32':
+        import resource
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if sys.platform != 'darwin':  # which gives bytes
+            peak *= 1024
     gpu = torch.cuda.is_available()
     return dict(
-        # macOS gives bytes, Linux kilobytes.
-        process_bytes=peak if sys.platform == 'darwin' else peak * 1024,
+        process_bytes=peak,
         gpu_bytes=torch.cuda.max_memory_allocated() if gpu else None)
 
 

@@ -24,8 +24,9 @@ class CheckedCrossEntropyLoss(CrossEntropyLoss):
     with the latter waits for the device, to count pixels. Here the mean is
     PyTorch's: over valid pixels, each with the weight of its class, and zero
     if no pixel is valid. One logit of two classes (``out_channels=1``, with
-    ``use_sigmoid``) has one weight, that of the second class. Weights of pixels, such as those of OHEM, scale the
-    costs but not the divisor, as in the host.
+    ``use_sigmoid``) has one weight, that of the second class. Weights of
+    pixels, such as those of OHEM, scale the costs but not the divisor, as in
+    the host.
 
     Args:
         class_weight: Weight of each class in the order of the data set, or
