@@ -47,14 +47,23 @@ def check_data(model: nn.Module, dataset: Any, name: str) -> None:
             _check_bands(model, part)
 
 
-def check_training(model: nn.Module, dataset: Any) -> None:
+def check_training(model: nn.Module, dataset: Any, batch_size: int | None,
+                   samples: int) -> None:
     """As :func:`check_data`, and what would train badly is said.
+
+    Args:
+        model: Segmentor.
+        dataset: Data set, or several in one.
+        batch_size: Windows in a batch of one process.
+        samples: Windows of one process in an epoch.
 
     Raises:
         ValueError: Model and data do not fit, no window fits into a scene
-            (``min_inside``), or no pixel has a label.
+            (``min_inside``), no pixel has a label, or a batch is too small
+            for batch norms.
     """
     check_data(model, dataset, 'training')
+    _check_batch_norms(model, batch_size or 0, samples)
     for part in parts_of(dataset):
         if isinstance(part, SceneDataset):
             _check_windows(part)
@@ -107,6 +116,34 @@ def _check_bands(model: nn.Module, dataset: SceneDataset) -> None:
                 f'and std are for {bands}; set them alike.')
         with open_raster(dataset.get_data_info(0)['img_path']) as raster:
             choose_bands(raster, step.bands, bands)
+
+
+def _check_batch_norms(model: nn.Module, batch_size: int,
+                       samples: int) -> None:
+    """Refuse or tell of batch norms that see one window at a time."""
+    norms = any(isinstance(m, nn.BatchNorm2d) and m.training
+                for m in model.modules())
+    single = batch_size == 1
+    if not norms or not (single or batch_size and samples % batch_size == 1):
+        return
+    text = ('a batch of one window (batch_size=1)' if single else
+            f'the last batch of an epoch, of one window (batch_size='
+            f'{batch_size}, {samples} windows an epoch)')
+    remedy = ('use batch_size=2 or more with optim_wrapper.accumulative_counts'
+              ', norms without batches (norm_cfg=dict(type="GN", '
+              'num_groups=32)), or sync_bn with several GPUs') if single else (
+                  'choose a multiple of batch_size for samples_per_epoch, or '
+                  'set train_dataloader.drop_last=True')
+    pooled = any(isinstance(m, nn.AdaptiveAvgPool2d)
+                 and m.output_size in (1, (1, 1)) for m in model.modules())
+    if pooled and not getattr(model, 'context_factors', ()):
+        raise ValueError(
+            f'{text} gives batch norms behind a pooling to one pixel a single '
+            f'value, of which there is no deviation; {remedy}.')
+    if single:
+        MMLogger.get_current_instance().warning(
+            f'Batch norms learn from {text}: their running means hardly '
+            f'settle. Better {remedy}.')
 
 
 def _check_windows(dataset: SceneDataset) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
-from relay_seg.checking import check_data, check_training
 from relay_seg.checkpoints import (
     CheckpointError,
     is_training_state,
@@ -62,9 +62,14 @@ class RelayRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train, if model and data fit."""
+        from relay_seg.checking import check_data, check_training
         self._trains = True
         if self.train_loop is not None:
-            check_training(self._bare_model, self.train_dataloader.dataset)
+            loader = self.train_dataloader
+            check_training(
+                self._bare_model, loader.dataset, loader.batch_size,
+                0 if loader.drop_last or isinstance(
+                    loader.sampler, InfiniteSampler) else len(loader.sampler))
         if self.val_loop is not None:
             check_data(self._bare_model, self.val_dataloader.dataset,
                        'validation')
@@ -72,6 +77,7 @@ class RelayRunner(Runner):
 
     def test(self) -> dict:
         """Test, if model and data fit."""
+        from relay_seg.checking import check_data
         if self.test_loop is not None:
             check_data(self._bare_model, self.test_dataloader.dataset, 'test')
         return super().test()

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from test_tools import RELAY, options
+from PIL import Image
+from test_tools import PLAIN, RELAY, call, options
 
 from relay_seg.checkpoints import CheckpointError, read_checkpoint
 from relay_seg.config import load_config
 from relay_seg.engine import build_runner
+from relay_seg.evaluation.results import read_results
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(scenes, work, test=False, **changed):
-    cfg = load_config(ROOT / RELAY, options(scenes, 1)[1:])
+def run(scenes, work, test=False, config=RELAY, **changed):
+    cfg = load_config(ROOT / config, options(scenes, 1)[1:])
     cfg.merge_from_dict(dict(changed, **{
         'work_dir': str(work), 'launcher': 'none',
         'default_hooks.checkpoint.interval': 99,
@@ -92,7 +94,7 @@ def test_classes_that_no_label_has_are_said(tmp_path, make_scene, manifest):
             image=dict(path='img_dir/train/a.tif'),
             class_pixels=[1, 0, 0, 1, 0])])))
     run(tmp_path, tmp_path / 'run')
-    assert 'No training label holds land, road, water:' in log(tmp_path / 'run')
+    assert 'label holds land, road, water:' in log(tmp_path / 'run')
 
 
 def test_labels_without_a_class_are_refused(tmp_path, make_scene):
@@ -176,3 +178,50 @@ def test_a_model_of_other_classes_is_trained_on(scenes, tmp_path):
     assert len(after['decode_head.conv_seg.weight']) == 2
     with pytest.raises(CheckpointError, match='tells 5 classes.*load_from'):
         run(scenes, tmp_path / 'third', test=True, **two)
+
+
+# Batch norms, scores of classes, pictures
+
+
+@pytest.mark.parametrize('changed, message', [
+    ({'train_dataloader.batch_size': 1}, 'batch_size=1.*GN'),
+    ({'train_dataloader.batch_size': 2,
+      'train_dataloader.sampler.samples_per_epoch': 5},
+     'last batch.*5 windows.*drop_last')])
+def test_a_batch_of_one_is_too_few_for_batch_norms(scenes, tmp_path, changed,
+                                                   message):
+    with pytest.raises(ValueError, match=message):
+        run(scenes, tmp_path / 'run', config=PLAIN, **changed)
+
+
+def test_batch_norms_of_a_batch_of_one_are_said(scenes, tmp_path):
+    run(scenes, tmp_path / 'run', **{'train_dataloader.batch_size': 1})
+    assert 'Batch norms learn from a batch of one' in log(tmp_path / 'run')
+
+
+def test_a_model_is_chosen_by_one_class(scenes, tmp_path):
+    work = tmp_path / 'run'
+    said = run(scenes, work, **{
+        'default_hooks.checkpoint.save_best': 'IoU/road'})
+    assert [*work.glob('best_IoU_road_iter_1.pth')]
+    mean = np.mean([said.get_scalar(f'val/IoU/{name}').current() for name in (
+        'building', 'land', 'road', 'vegetation', 'water')])
+    assert mean == pytest.approx(said.get_scalar('val/mIoU').current())
+
+
+def test_a_seed_leaves_the_rest_and_pictures_are_drawn(scenes, tmp_path):
+    call('tools/train.py', RELAY, '--work-dir', tmp_path, '--seed', 3,
+         *options(scenes, 2, **{'randomness.diff_rank_seed': True}))
+    assert load_config(tmp_path / Path(RELAY).name).randomness == dict(
+        seed=3, diff_rank_seed=True)
+    assert 'IoU/road,' in (tmp_path / 'scalars.csv').read_text()
+    assert Image.open(tmp_path / 'curves.png').size == (900, 900)
+    results = []
+    for flips in ((), ('--tta', )):
+        call('tools/test.py', RELAY, tmp_path / 'iter_2.pth', '--work-dir',
+             tmp_path / 'test', *flips, *options(scenes))
+        results.append(read_results(tmp_path / 'test'))
+    assert [x['protocol']['flips'] for x in results] == [False, True]
+    assert results[0]['confusion'] != results[1]['confusion']
+    picture = np.asarray(Image.open(tmp_path / 'test/confusion.png'))
+    assert picture.std() > 0

@@ -260,7 +260,7 @@ def test_an_option_without_a_value_is_named():
     ('dataset.type', 'train_dataloader.dataset.type'),
     ('nonsense', 'whole dotted name')])
 def test_an_option_that_nothing_reads_is_refused(option, place):
-    with pytest.raises(ValueError, match=f"{option}=.*nothing.*{place}"):
+    with pytest.raises(ValueError, match=f'{option}=.*nothing.*{place}'):
         load_config(ROOT / RELAY, {option: 1})
 
 

@@ -10,6 +10,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
 
 from relay_seg.datasets import DubaiDataset, WindowSampler
 from relay_seg.datasets.balance import band_statistics, class_places
@@ -419,3 +420,27 @@ def test_a_resumed_run_sees_the_same_windows(tmp_path, workers, stop,
     assert rest == whole[stop:]
     if not workers and sampler['type'] != 'DefaultSampler':
         assert Numbers.asked == sum(map(len, rest))
+
+
+def test_several_data_sets_are_drawn_from_by_their_areas(tmp_path, make_scene):
+    init_default_scope('mmseg')
+    for name, side in (('small', 32), ('large', 96)):
+        label = np.zeros((side, side), np.uint8)
+        make_scene(tmp_path / name, 'train', name, np.stack([label] * 3),
+                   label)
+    both = DATASETS.build(dict(type='ConcatDataset', datasets=[dict(
+        type='DubaiDataset', data_root=str(tmp_path / name),
+        data_prefix=dict(img_path='img_dir/train',
+                         seg_map_path='ann_dir/train'),
+        pipeline=[dict(type='SampleWindow', window=(16, 16)),
+                  dict(type='ReadViews', fill=(0, 0, 0)),
+                  dict(type='PackViews')]) for name in ('small', 'large')]))
+    numbers = list(WindowSampler(both, 200, seed=1))
+    share = np.mean(['large' in both[i]['data_samples'].img_path
+                     for i in numbers])
+    assert abs(share - 0.9) < 0.07  # 96 * 96 of 96 * 96 + 32 * 32 pixels
+    one, again = (both[numbers[5]] for _ in range(2))
+    assert one['data_samples'].window == again['data_samples'].window
+    assert len(both) == 2 and 'small' in both[0]['data_samples'].img_path
+    sampler = WindowSampler(both, coverage=2., window=(16, 16))
+    assert len(sampler) == 2 * (32**2 + 96**2) / 16**2

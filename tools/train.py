@@ -44,6 +44,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
+    from mmengine.dist import is_main_process
+
     from relay_seg.config import load_config
     from relay_seg.engine import build_runner, leave_processes
     from relay_seg.optim import default_precision
@@ -67,6 +69,10 @@ def train(args: argparse.Namespace) -> None:
     cfg.resume = (
         args.resume or was_restarted() or cfg.get('resume', False))
     build_runner(cfg, trust=args.trust_checkpoint).train()
+    if is_main_process():
+        from relay_seg.evaluation.pictures import draw_curves
+        draw_curves(Path(cfg.work_dir, 'scalars.csv'),
+                    Path(cfg.work_dir, 'curves.png'))
     leave_processes()
 
 

@@ -44,6 +44,9 @@ class WholeCheckpointHook(CheckpointHook):
     them. Arguments are those of the host's hook.
     """
 
+    #: Of the host, and what ConfusionMetric says of a class.
+    _default_greater_keys = [*CheckpointHook._default_greater_keys, 'IoU/']
+
     file_backend: Any  # of the host: one of several, without a common type
 
     def before_train(self, runner: Runner) -> None:

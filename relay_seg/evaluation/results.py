@@ -21,6 +21,7 @@ from relay_seg.config import load_config
 from relay_seg.rasters.files import write_text
 
 from .confusion import ConfusionMetric
+from .pictures import draw_confusion
 from .report import scenes_csv
 
 #: What a reader must know to understand the file; raised when a key changes
@@ -47,7 +48,9 @@ NO_TRAINING = re.compile(
 
 def write_results(runner: Runner, metrics: Mapping[str, float],
                   checkpoint: str | Path, seconds: float) -> None:
-    """Write ``results.json`` and ``scenes.csv`` of a test to the work dir.
+    """Write what a test found to the work dir.
+
+    ``results.json``, ``scenes.csv`` and ``confusion.png``.
 
     All processes call this; the first one writes.
 
@@ -92,6 +95,7 @@ def write_results(runner: Runner, metrics: Mapping[str, float],
     write_text(folder / 'results.json', strict_json(results))
     if report:
         write_text(folder / 'scenes.csv', scenes_csv(report))
+        draw_confusion(report, folder / 'confusion.png')
 
 
 def _confusion_metric(evaluator: Evaluator) -> ConfusionMetric | None:
@@ -180,6 +184,7 @@ def protocol(cfg: Config, dataset: BaseDataset,
         if slide else None,
         stride=_pair(test_cfg.stride) if slide else None,
         blend=test_cfg.get('blend', 'mean') if slide else None,
+        flips=bool(test_cfg.get('flips')),
         windows_per_batch=test_cfg.get('batch_size', 8) if slide else None,
         scenes_per_batch=loader.get('batch_size'),
         context_factors=list(cfg.model.get('context_factors', ())))
@@ -299,4 +304,5 @@ def read_results(path: str | Path) -> dict:
     # Files that are older than these keys had no other input size.
     protocol = results['protocol']
     protocol.setdefault('input_size', protocol.get('window'))
+    protocol.setdefault('flips', False)
     return results
