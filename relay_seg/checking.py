@@ -1,5 +1,5 @@
 """What is looked at before a training makes its first step."""
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -12,7 +12,7 @@ from relay_seg.rasters import choose_bands, open_raster
 from relay_seg.transforms import ReadScene, ReadViews, SampleWindow
 
 
-def check_data(model: nn.Module, dataset: Any, name: str) -> None:
+def check_data(model: Any, dataset: Any, name: str) -> None:
     """Do model and data have as many classes and bands?
 
     Args:
@@ -34,7 +34,8 @@ def check_data(model: nn.Module, dataset: Any, name: str) -> None:
                     f'model.{head}.loss_decode.use_sigmoid=True, or leave out '
                     'out_channels.')
     for part in parts_of(dataset):
-        classes = (getattr(part, 'metainfo', None) or {}).get('classes')
+        metainfo: Mapping = getattr(part, 'metainfo', None) or {}
+        classes = metainfo.get('classes') or ()
         for head, module in heads_of(model) if classes else ():
             if module.num_classes != len(classes):
                 raise ValueError(
@@ -47,7 +48,7 @@ def check_data(model: nn.Module, dataset: Any, name: str) -> None:
             _check_bands(model, part)
 
 
-def check_training(model: nn.Module, dataset: Any, batch_size: int | None,
+def check_training(model: Any, dataset: Any, batch_size: int | None,
                    samples: int) -> None:
     """As :func:`check_data`, and what would train badly is said.
 
@@ -81,17 +82,17 @@ def parts_of(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
-def heads_of(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def heads_of(model: Any) -> Iterator[tuple[str, Any]]:
     """Heads that know classes, with their names in a config."""
     for name in ('decode_head', 'auxiliary_head'):
-        head = getattr(model, name, None)
+        head: Any = getattr(model, name, None)
         several = isinstance(head, nn.ModuleList)
         for i, one in enumerate(head if several else [head]):
             if hasattr(one, 'num_classes'):
                 yield f'{name}.{i}' if several else name, one
 
 
-def _check_bands(model: nn.Module, dataset: SceneDataset) -> None:
+def _check_bands(model: Any, dataset: SceneDataset) -> None:
     mean = getattr(model.data_preprocessor, 'mean', None)
     if mean is None:
         return

@@ -2,6 +2,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
@@ -194,6 +195,8 @@ class ParamwiseConstructor(DefaultOptimWrapperConstructor):
     each block of the backbone is so many times that of the next one.
     """
 
+    paramwise_cfg: dict
+
     def add_params(self, params: list[dict], module: nn.Module,
                    prefix: str = '', is_dcn_module=None) -> None:
         if prefix:
@@ -223,7 +226,7 @@ class ParamwiseConstructor(DefaultOptimWrapperConstructor):
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if not rate:
             return 1.
-        backbone = getattr(model, 'backbone', None)
+        backbone: Any = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise ValueError(
                 f'layer_decay_rate={rate}, but {type(backbone).__name__} does '

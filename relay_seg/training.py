@@ -5,7 +5,6 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.registry import LOOPS
-from torch.utils.data import DataLoader
 
 
 @LOOPS.register_module(name='IterBasedTrainLoop')
@@ -36,7 +35,7 @@ class ResumedTrainLoop(IterBasedTrainLoop):
 
     def _batches(self, done: int) -> Iterator[Any]:
         """Batches without end, after so many that were trained on."""
-        loader: DataLoader = self.dataloader
+        loader: Any = self.dataloader
         sampler: Any = loader.sampler
         endless = isinstance(sampler, InfiniteSampler)
         epoch, seen = (0, done) if endless else divmod(done, len(loader))

@@ -47,7 +47,7 @@ def head_losses(head: BaseDecodeHead, logits: Tensor,
 
 @torch.no_grad()
 def accuracy(logits: Tensor, label: Tensor, ignore_index: int,
-             threshold: float | None = None) -> Tensor:
+             threshold: float = 0.5) -> Tensor:
     """Per cent of valid pixels of which the model says the right class.
 
     Args:
