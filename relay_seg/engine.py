@@ -23,7 +23,7 @@ from relay_seg.checkpoints import (
     with_own_classifier,
 )
 from relay_seg.processes import warn_of_shared_store
-from relay_seg.schedules import follow_new_length, lengths
+from relay_seg.schedules import follow_new_length, lengths, rising
 
 #: Of float32 matrix products, as PyTorch names them.
 MATMUL_PRECISIONS = 'highest', 'high', 'medium'
@@ -88,6 +88,7 @@ class RelayRunner(Runner):
         return model.module if is_model_wrapper(model) else model
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
+        scheduler = rising(scheduler, len(self.train_dataloader))
         if isinstance(scheduler, dict) or any(
                 isinstance(x, dict) for x in scheduler):
             self._schedules = scheduler

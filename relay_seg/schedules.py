@@ -47,9 +47,7 @@ def fit_schedules(cfg: Config, planned: int | None = None) -> None:
         MMLogger.get_current_instance().info(
             f'The schedules of the learning rate were made for {planned} '
             f'{key[4:]}; they follow {key}={wanted} now.')
-    if isinstance(cfg.param_scheduler, list):
-        cfg.param_scheduler = [s for s in cfg.param_scheduler
-                               if not (_warms_up(s) and _is_too_short(s))]
+    cfg.param_scheduler = rising(cfg.param_scheduler)
 
 
 def check_schedules(cfg: Config) -> None:
@@ -90,9 +88,29 @@ def _warms_up(schedule: Any) -> bool:
     return kind.startswith('Constant') and schedule.get('factor', 1 / 3) < 1
 
 
-def _is_too_short(schedule: Any) -> bool:
-    return (not schedule.get('by_epoch', True)
-            and schedule.get('end', FOREVER) - schedule.get('begin', 0) < 2)
+def rising(schedules: Any, epoch_length: int = 0) -> Any:
+    """Settings of schedules without warm-ups of a single iteration.
+
+    Args:
+        schedules: A list; others are left as they are.
+        epoch_length: Iterations of an epoch, 0 if nobody knows.
+    """
+    if not isinstance(schedules, list):
+        return schedules
+    return [s for s in schedules if not (
+        isinstance(s, dict) and _warms_up(s)
+        and _is_too_short(s, epoch_length))]
+
+
+def _is_too_short(schedule: Any, epoch_length: int) -> bool:
+    factor = 1
+    if schedule.get('by_epoch', True):
+        if not epoch_length or not schedule.get('convert_to_iter_based'):
+            return False
+        factor = epoch_length
+    begin, end = (int(schedule.get(key, default) * factor)
+                  for key, default in (('begin', 0), ('end', FOREVER)))
+    return end - begin < 2
 
 
 def _scaled(value: Any, ratio: float, schedule: Any) -> Any:
