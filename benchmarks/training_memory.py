@@ -1,6 +1,6 @@
 """Memory of a training step, and what each switch changes of it.
 
-    python benchmarks/training_memory.py [CONFIG ...]
+    python benchmarks/training_memory.py [CONFIG ...] [--frozen N ...]
 
 Counts the bytes of all tensors that are alive, by their storages, while one
 step of forward, backward and optimiser runs on random windows. That is what
@@ -99,7 +99,8 @@ def measure(path: str, changes: dict, size: int, ema: bool) -> dict[str, int]:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).train()
     settings = cfg.optim_wrapper
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-4)
     for key in ('paramwise_cfg', 'optimizer'):
         settings.pop(key)
     wrapper = OPTIM_WRAPPERS.build(settings, default_args=dict(
@@ -128,7 +129,8 @@ def measure(path: str, changes: dict, size: int, ema: bool) -> dict[str, int]:
         wrapper.update_params(loss)
         for _ in range(count - 1):
             wrapper.update_params(forward())
-    state = 3 * weights  # parameters and two moments
+    # Parameters, and two moments of those that learn.
+    state = weights + 2 * sum(p.nbytes for p in learning)
     if averaged is not None:
         state += sum(p.nbytes for p in averaged.module.parameters())
     return dict(state=state, kept=kept, peak=state + live.peak)
@@ -137,13 +139,19 @@ def measure(path: str, changes: dict, size: int, ema: bool) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('configs', nargs='*', default=CONFIGS)
+    parser.add_argument(
+        '--frozen', nargs='+', type=int, help='in place of the switches, '
+        'values of frozen_stages of the backbone')
     args = parser.parse_args()
+    switches = SWITCHES if args.frozen is None else {
+        f'`frozen_stages={n}`': ({'model.backbone.frozen_stages': n}, 2, False)
+        for n in args.frozen}
     init_default_scope('mmseg')
     names = 'parameters and state', 'kept for backward', 'peak of a step'
     print('| config | switch |', *(f'{name} (MB) |' for name in names))
     print('|---|---|' + '---|' * len(names))
     for config in args.configs:
-        for title, switch in SWITCHES.items():
+        for title, switch in switches.items():
             found = measure(config, *switch)
             cells = ' | '.join(f'{x / 1e6:.0f}' for x in found.values())
             print(f'| `{Path(config).stem}` | {title} | {cells} |',

@@ -3,6 +3,7 @@ import sys
 from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
 from types import ModuleType
 
 INSTALL = (
@@ -28,6 +29,8 @@ DISTRIBUTIONS = {
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
+#: What the host printed so far.
+_SAID: list[str] = []
 #: Parts of the host that import compiled operators or one another.
 PARTS = ('ftfy', 'rasterio', 'mmseg.datasets', 'mmseg.models',
          'mmpretrain.models')
@@ -72,8 +75,13 @@ def _import(name: str) -> ModuleType:
     try:
         # The host prints while it is imported; what a tool prints may be
         # read by a program.
-        with redirect_stdout(sys.stderr):
-            return import_module(name)
+        with redirect_stdout(StringIO()) as said:
+            module = import_module(name)
+        for line in said.getvalue().splitlines():
+            if line not in _SAID:  # each part of the host says it anew
+                _SAID.append(line)
+                print(line, file=sys.stderr)
+        return module
     except ModuleNotFoundError as error:
         raise ImportError(f'relay_seg needs {error.name}, which is not '
                           f'installed. Run: {INSTALL}') from error

@@ -1,13 +1,28 @@
 """Configs as the command line changes them, each wish in every place."""
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from math import gcd, lcm
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import MMLogger
 
+from relay_seg.schedules import check_schedules, fit_schedules, run_length
+
 LOADERS = 'train_dataloader', 'val_dataloader', 'test_dataloader'
+#: What is read at the top of a config after the file itself.
+READ = {
+    'model', 'work_dir', *LOADERS, 'train_cfg', 'val_cfg', 'test_cfg',
+    'auto_scale_lr', 'optim_wrapper', 'param_scheduler', 'val_evaluator',
+    'test_evaluator', 'default_hooks', 'custom_hooks', 'data_preprocessor',
+    'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor',
+    'log_level', 'visualizer', 'default_scope', 'randomness',
+    'experiment_name', 'model_wrapper_cfg', 'sync_bn', 'compile',
+    'find_unused_parameters', 'activation_checkpointing',
+    'efficient_conv_bn_eval', 'gpu_ids', 'band_statistics', 'tta_model',
+    'tta_pipeline'}
 #: Pixels of the input under a token of the last feature map, by the last
 #: part of a backbone's type; 32 for others.
 STRIDES = dict(RelayViT=16, VisionTransformer=16)
@@ -17,7 +32,8 @@ WHOLE = 1e-3
 Size = tuple[int, int]
 
 
-def load_config(path: str | Path, options: Mapping[str, object] | None = None,
+def load_config(path: str | Path,
+                options: Mapping[str, object] | Sequence[str] | None = None,
                 *, window: Sequence[str] | None = None,
                 input_size: Sequence[str] | None = None,
                 pretrained: str | None = None) -> Config:
@@ -25,14 +41,29 @@ def load_config(path: str | Path, options: Mapping[str, object] | None = None,
 
     Args:
         path: Config file.
-        options: Settings to override, by dotted key.
+        options: Settings to override, by dotted key; or 'key=value' as on
+            a command line, see :func:`read_options`.
         window: See :func:`set_window`; None leaves it.
         input_size: Likewise.
         pretrained: See :func:`relay_seg.checkpoints.pretrained.
             set_pretrained`; None leaves it.
+
+    Raises:
+        ValueError: An option changes nothing, or is of no use.
     """
     cfg = Config.fromfile(path)
+    if options is not None and not isinstance(options, Mapping):
+        options = read_options(options)
+    fit_schedules(cfg)  # a base may have another length
+    schedules, planned = deepcopy(cfg.get('param_scheduler')), run_length(cfg)
+    hooks = _hook_types(cfg)
+    _refuse_unread(cfg, options or {})
     cfg.merge_from_dict(dict(options or {}))
+    _compare_hooks(hooks, _hook_types(cfg))
+    _let_workers_go(cfg)
+    if planned and cfg.get('param_scheduler') == schedules:
+        fit_schedules(cfg, planned[1])
+    check_schedules(cfg)
     if window or input_size:
         set_window(cfg, window, input_size)
     if pretrained:
@@ -40,6 +71,93 @@ def load_config(path: str | Path, options: Mapping[str, object] | None = None,
         set_pretrained(cfg, pretrained)
     set_statistics(cfg)
     return cfg
+
+
+def read_options(options: Sequence[str]) -> dict[str, object]:
+    """Settings as the host reads them, but with the spaces in them.
+
+    Args:
+        options: 'key=value'; values are numbers, text, or lists as in
+            '[1,2]' and '(1,2)'.
+    """
+    found: dict[str, object] = {}
+    for option in options:
+        key, equals, value = option.partition('=')
+        if not equals:
+            raise ValueError(f'--cfg-options {option!r} is no key=value.')
+        # The host takes out all spaces: those inside of words hide.
+        found[key] = _with_spaces(DictAction._parse_iterable(
+            re.sub(r'(?<=[^\s,\[(])\s+(?=[^\s,\])])', _hide, value.strip())))
+    return found
+
+
+def _hide(spaces: re.Match) -> str:
+    return '\0' * len(spaces[0])
+
+
+def _with_spaces(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_spaces, value))
+    return value.replace('\0', ' ') if isinstance(value, str) else value
+
+
+def _refuse_unread(cfg: Config, options: Mapping[str, object]) -> None:
+    """Top-level names that only the config file itself reads change nothing.
+
+    It has been read by now.
+    """
+    for option in options:
+        name = option.split('.')[0]
+        if name in READ:
+            continue
+        places = [key for key in _leaves(cfg) if key.split('.')[0] in READ
+                  and key.endswith(f'.{option}')]
+        raise ValueError(
+            f'--cfg-options {option}=...: nothing reads {name!r} at the top '
+            'of a config once the file has been read. '
+            + (f'Set {" and ".join(places[:6])}.' if places else
+               'Give the whole dotted name, such as train_cfg.max_iters.'))
+
+
+def _leaves(value: Any, key: str = '') -> Iterator[str]:
+    """Dotted keys of all settings, without those of steps in lists."""
+    if isinstance(value, Mapping | Config):
+        for name, inner in value.items():
+            yield from _leaves(inner, f'{key}.{name}' if key else name)
+    else:
+        yield key
+
+
+def _hook_types(cfg: Config) -> list[str]:
+    hooks = cfg.get('custom_hooks') or []
+    for hook in hooks:
+        if not isinstance(hook, Mapping):
+            raise ValueError(
+                f'custom_hooks holds {hook!r}, which is no hook; to add one '
+                'on the command line, name it: default_hooks.NAME.type='
+                'EMAHook.')
+    return [hook['type'] for hook in hooks]
+
+
+def _compare_hooks(before: list[str], after: list[str]) -> None:
+    gone = [hook for hook in before if hook not in after]
+    if gone:
+        MMLogger.get_current_instance().warning(
+            f'--cfg-options take {", ".join(gone)} out of custom_hooks: the '
+            'run goes without. To add a hook, name it: default_hooks.NAME.'
+            'type=EMAHook.')
+
+
+def _let_workers_go(cfg: Config) -> None:
+    """PyTorch refuses what says how workers work where there are none."""
+    for loader in _loaders(cfg):
+        if loader.get('num_workers') or not (
+                loader.get('persistent_workers')
+                or loader.get('prefetch_factor')):
+            continue
+        loader.persistent_workers, loader.prefetch_factor = False, None
+        MMLogger.get_current_instance().info(
+            'num_workers=0: persistent_workers and prefetch_factor are off.')
 
 
 def set_window(cfg: Config, window: Sequence[str] | None = None,

@@ -3,10 +3,14 @@ import gc
 import os
 from datetime import timedelta
 from importlib import import_module
+from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
+from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
 
 from relay_seg.checkpoints import (
     CheckpointError,
@@ -16,8 +20,10 @@ from relay_seg.checkpoints import (
     place_weights,
     register_loaders,
     with_our_names,
+    with_own_classifier,
 )
 from relay_seg.processes import warn_of_shared_store
+from relay_seg.schedules import follow_new_length, lengths, rising
 
 #: Of float32 matrix products, as PyTorch names them.
 MATMUL_PRECISIONS = 'highest', 'high', 'medium'
@@ -27,13 +33,17 @@ class RelayRunner(Runner):
     """The host's runner, strict about checkpoints.
 
     Every weight of a file must find its place, and every place its weight,
-    in training, test and resume. A run resumes from the last checkpoint of
-    its work dir that loads; from ``load_from`` if the work dir has none.
+    in training, test and resume; but for the classifier, where a training
+    starts from a model of other classes. A run resumes from the last
+    checkpoint of its work dir that loads; from ``load_from`` if the work dir
+    has none.
     """
 
     _has_loaded: bool
     _load_from: str | None
     _resume: bool
+    _trains = False
+    _schedules: Any = None  # that the schedules are built from
 
     def setup_env(self, env_cfg: dict) -> None:
         """Set up the process as the host does, and its matrix products.
@@ -49,6 +59,46 @@ class RelayRunner(Runner):
                              f'one of {list(MATMUL_PRECISIONS)}.')
         torch.set_float32_matmul_precision(precision)
         super().setup_env(env_cfg)
+
+    def train(self) -> nn.Module:
+        """Train, if model and data fit."""
+        from relay_seg.checking import check_data, check_training
+        self._trains = True
+        if self.train_loop is not None:
+            loader = self.train_dataloader
+            check_training(
+                self._bare_model, loader.dataset, loader.batch_size,
+                0 if loader.drop_last or isinstance(
+                    loader.sampler, InfiniteSampler) else len(loader.sampler))
+        if self.val_loop is not None:
+            check_data(self._bare_model, self.val_dataloader.dataset,
+                       'validation')
+        return super().train()
+
+    def test(self) -> dict:
+        """Test, if model and data fit."""
+        from relay_seg.checking import check_data
+        if self.test_loop is not None:
+            check_data(self._bare_model, self.test_dataloader.dataset, 'test')
+        return super().test()
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        model = self.model
+        return model.module if is_model_wrapper(model) else model
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        scheduler = rising(scheduler, len(self.train_dataloader))
+        if isinstance(scheduler, dict) or any(
+                isinstance(x, dict) for x in scheduler):
+            self._schedules = scheduler
+        return super().build_param_scheduler(scheduler)
+
+    def resume(self, *args, **kwargs) -> None:
+        """Resume as the host does, with schedules as long as this run."""
+        wanted = lengths(self.param_schedulers)
+        super().resume(*args, **kwargs)
+        follow_new_length(self, wanted, self._schedules)
 
     def load_or_resume(self) -> None:
         if self._resume and not self._has_loaded:
@@ -79,6 +129,8 @@ class RelayRunner(Runner):
         # Before hooks look at it: one of averaged weights copies them.
         weights = with_our_names(
             self.model, model_weights(checkpoint, filename), filename)
+        if self._trains and not self._resume:
+            weights = with_own_classifier(self.model, weights, filename)
         checkpoint = (checkpoint if 'state_dict' in checkpoint else {}) | dict(
             state_dict=weights)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

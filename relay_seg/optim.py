@@ -2,11 +2,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.optim import OptimWrapper
-from mmseg.registry import OPTIM_WRAPPERS
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
@@ -177,6 +178,63 @@ class CheckedOptimWrapper(OptimWrapper):
         if scale and self.loss_scaler is not None:
             self.loss_scaler.load_state_dict(scale)
         super().load_state_dict(state)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(
+    name='DefaultOptimWrapperConstructor')
+class ParamwiseConstructor(DefaultOptimWrapperConstructor):
+    """The host's constructor, where a key says what it names and no more.
+
+    In the host the longest of ``custom_keys`` in a parameter's name decides
+    about everything: the ``lr_mult`` of the backbone would miss its relay
+    tokens, whose key names a ``decay_mult``, and norms below a key would
+    decay. Here the longest key that has a setting decides about it, and the
+    rules for norms and biases hold unless a key has ``decay_mult``.
+
+    ``paramwise_cfg`` also takes ``layer_decay_rate``: the learning rate of
+    each block of the backbone is so many times that of the next one.
+    """
+
+    paramwise_cfg: dict
+
+    def add_params(self, params: list[dict], module: nn.Module,
+                   prefix: str = '', is_dcn_module=None) -> None:
+        if prefix:
+            super().add_params(params, module, prefix, is_dcn_module)
+            return
+        settings = self.paramwise_cfg
+        self.paramwise_cfg = {
+            k: v for k, v in settings.items() if k != 'custom_keys'}
+        super().add_params(params, module)
+        self.paramwise_cfg = settings
+        names = {id(p): name for name, p in module.named_parameters()}
+        for group in params:
+            name = names[id(group['params'][0])]
+            found: dict = {}
+            keys = settings.get('custom_keys', {})
+            for key in sorted(sorted(keys), key=len):
+                if key in name:
+                    found.update(keys[key])
+            group.update(found)
+            if 'decay_mult' in found and self.base_wd is not None:
+                group['weight_decay'] = self.base_wd * found['decay_mult']
+            scale = found.get('lr_mult', 1.) * self._of_layer(module, name)
+            if scale != 1:
+                group['lr'] = group.get('lr', self.base_lr) * scale
+
+    def _of_layer(self, model: nn.Module, name: str) -> float:
+        rate = self.paramwise_cfg.get('layer_decay_rate')
+        if not rate:
+            return 1.
+        backbone: Any = getattr(model, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise ValueError(
+                f'layer_decay_rate={rate}, but {type(backbone).__name__} does '
+                'not say how deep its layers lie (get_layer_depth); use a '
+                'relay backbone, which without relay tokens and with one view '
+                'is a plain one.')
+        depth, depths = backbone.get_layer_depth(name, 'backbone.')
+        return rate**(depths - 1 - depth)
 
 
 @contextmanager

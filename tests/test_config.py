@@ -11,7 +11,12 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS, TRANSFORMS
 from test_tools import call, options
 
-from relay_seg.config import load_config, pixel_size, set_window
+from relay_seg.config import (
+    load_config,
+    pixel_size,
+    read_options,
+    set_window,
+)
 from relay_seg.data_preprocessor import ViewsDataPreprocessor
 
 ROOT = Path(__file__).parents[1]
@@ -221,3 +226,62 @@ def test_tools_take_window_and_input(module_scenes, tmp_path, capsys):
     call('tools/browse_views.py', RELAY, '--out', tmp_path / 'samples.png',
          '-n', 1, *sizes, *options(module_scenes))
     assert (tmp_path / 'samples.png').is_file()
+
+
+# What a command line says
+
+
+@pytest.mark.parametrize('option, value', [
+    ('a=1', 1), ('a=1e-3', 1e-3), ('a=true', True), ('a=None', None),
+    ('a=x=y', 'x=y'), ('a=1,2', [1, 2]), ('a=(1, 2)', (1, 2)),
+    ('a=[(1, 2), [b, c d]]', [(1, 2), ['b', 'c d']]),
+    ('a=/my data/a  b (2)', '/my data/a  b (2)')])
+def test_options_are_those_of_the_host_with_their_spaces(option, value):
+    assert read_options([option]) == {'a': value}
+
+
+def test_spaces_reach_the_config_through_a_tool(scenes, tmp_path, capsys):
+    folder = tmp_path / 'my own scenes'
+    folder.mkdir()
+    with pytest.raises((SystemExit, FileNotFoundError), match='my own scenes'):
+        call('tools/train.py', RELAY, '--work-dir', tmp_path / 'run',
+             *options(folder))
+
+
+def test_an_option_without_a_value_is_named():
+    with pytest.raises(ValueError, match="'lr' is no key=value"):
+        read_options(['lr'])
+
+
+@pytest.mark.parametrize('option, place', [
+    ('data_root', 'train_dataloader.dataset.data_root'),
+    ('max_iters', 'train_cfg.max_iters'),
+    ('mean', 'model.data_preprocessor.mean'),
+    ('dataset.type', 'train_dataloader.dataset.type'),
+    ('nonsense', 'whole dotted name')])
+def test_an_option_that_nothing_reads_is_refused(option, place):
+    with pytest.raises(ValueError, match=f'{option}=.*nothing.*{place}'):
+        load_config(ROOT / RELAY, {option: 1})
+
+
+def test_all_that_is_read_may_be_set():
+    assert load_config(ROOT / RELAY, {'compile': True, 'sync_bn': 'torch'})
+
+
+def test_hooks_that_a_command_line_drops_are_named(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmengine.logging.MMLogger.warning',
+                        lambda self, text, *args: said.append(text))
+    load_config(ROOT / RELAY, {'custom_hooks.1.limit': 3})
+    assert not said
+    load_config(ROOT / RELAY, {'custom_hooks.1.type': 'EMAHook'})
+    assert 'StopAfterBadSteps' in said[0] and 'default_hooks.NAME' in said[0]
+    with pytest.raises(ValueError, match='default_hooks.NAME'):
+        load_config(ROOT / RELAY, ['custom_hooks=[dict(type=EMAHook)]'])
+
+
+def test_no_workers_do_not_persist():
+    loader = load_config(ROOT / RELAY, {
+        'train_dataloader.num_workers': 0}).train_dataloader
+    assert not loader.persistent_workers
+    assert load_config(ROOT / RELAY).train_dataloader.persistent_workers

@@ -18,8 +18,9 @@ from importlib.util import find_spec
 import pytest
 import yaml
 from doc_commands import PAGES, ROOT, blocks, commands_of, parse, with_examples
-from mmengine.config import Config
 from mmseg import registry
+
+from relay_seg.config import load_config
 
 COMMANDS = sorted(
     {command for page in PAGES for command in commands_of(page)}, key=str)
@@ -53,7 +54,7 @@ def check_script(script, arguments):
     assert path.is_file(), f'{script} does not exist'
     namespace = parse(path, arguments)
     for option in vars(namespace).items() if namespace else ():
-        check_option(*option, getattr(namespace, 'cfg_options', None) or {})
+        check_option(*option, getattr(namespace, 'cfg_options', None) or [])
 
 
 def check_option(name, value, settings):
@@ -62,10 +63,7 @@ def check_option(name, value, settings):
         if not re.fullmatch(r'configs/.*\.py', text):
             continue
         assert (ROOT / text).is_file(), f'{name}: {text} does not exist'
-        cfg = Config.fromfile(ROOT / text)
-        for key in settings:
-            assert key.split('.')[0] in cfg, f'{text} has no {key}'
-        cfg.merge_from_dict(settings)
+        load_config(ROOT / text, settings)
 
 
 def check_shell_script(command, words, tmp_path):

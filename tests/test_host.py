@@ -1,11 +1,15 @@
 """What a user reads when the host is missing, too old or broken."""
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from relay_seg import _host
 from relay_seg._host import INSTALL, version_of
+
+ROOT = Path(__file__).parents[1]
 
 
 def error_of(code, folder):
@@ -66,3 +70,13 @@ sys.exit('all is well')
     ('2.12.1+cu130', (2, 12)), ('1.4', (1, 4)), ('2.0.0rc4', (2, 0))])
 def test_version_of(text, version):
     assert version_of(text) == version
+
+
+def test_what_the_host_prints_is_said_once_and_not_on_standard_output():
+    done = subprocess.run(
+        [sys.executable, '-c', 'import relay_seg.engine, relay_seg.registered'
+         '; print("result")'], cwd=ROOT, text=True, capture_output=True,
+        env=os.environ | dict(PYTHONPATH=str(ROOT)))
+    assert done.stdout == 'result\n'
+    lines = [line for line in done.stderr.splitlines() if 'OneDL' in line]
+    assert len(lines) <= 1

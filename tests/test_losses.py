@@ -21,7 +21,7 @@ from relay_seg.losses import (
     GlobalViewLoss,
 )
 from relay_seg.losses.global_view import soft_labels
-from relay_seg.segmentors.head_losses import head_losses
+from relay_seg.segmentors.head_losses import accuracy, head_losses
 from relay_seg.structures import label_field
 from relay_seg.views import LOCAL, Context, area_mean, center
 
@@ -628,3 +628,58 @@ def test_a_wrong_number_of_weights_is_said_when_a_relay_model_is_built():
         with pytest.raises(ValueError, match='has 1 weights, but the model '
                            'has 5 classes'):
             build(RELAY, **changes)
+
+
+# One logit of two classes
+
+
+def one_logit(**settings):
+    local, wide, label, wide_label = batch(**settings)
+    wide_label = torch.where(wide_label == IGNORE, IGNORE, wide_label % 2)
+    return (local[:, :1].detach().requires_grad_(),
+            wide[:, :1].detach().requires_grad_(),
+            center(wide_label, K), wide_label)
+
+
+@pytest.mark.parametrize('weights', [None, [1., 5.]])
+def test_one_logit_learns_as_two_do(weights):
+    local, wide, label, wide_label = one_logit()
+
+    def two(x):
+        return torch.cat([torch.zeros_like(x), x], dim=1)
+
+    for ours, theirs in (
+            (GlobalViewLoss(class_weight=weights)(wide, wide_label, K),
+             GlobalViewLoss(class_weight=weights)(two(wide), wide_label, K)),
+            (AgreementLoss(class_weight=weights)(local, wide, label, K),
+             AgreementLoss(class_weight=weights)(
+                 two(local), two(wide), label, K))):
+        assert ours > 0 and ours.item() == pytest.approx(theirs.item())
+        assert torch.autograd.grad(ours, wide)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize('weights', [None, [5.]])
+def test_binary_cross_entropy_is_the_hosts(weights):
+    local, _, label, _ = one_logit(share_ignored=2.)
+    assert (label == IGNORE).any()
+    settings = dict(use_sigmoid=True, class_weight=weights)
+    theirs = CrossEntropyLoss(avg_non_ignore=True, **settings)(
+        local, label.long(), ignore_index=IGNORE)
+    assert local_loss(local, label, **settings).item() == pytest.approx(
+        theirs.item())
+    nothing = local_loss(local, torch.full_like(label, IGNORE), **settings)
+    nothing.backward()
+    assert nothing == 0 and not local.grad.any()
+
+
+def test_one_logit_needs_a_sigmoid():
+    local, _, label, _ = one_logit()
+    with pytest.raises(ValueError, match='out_channels=1.*use_sigmoid=True'):
+        local_loss(local, label)
+
+
+def test_the_log_counts_one_logit_by_its_threshold():
+    local = torch.tensor([-3., -0.5, 0.5, 3.])[None, None, None]
+    label = torch.tensor([0, 1, 1, 0])[None, None]
+    assert accuracy(local, label, IGNORE, 0.3) == pytest.approx(75)
+    assert accuracy(local, label, IGNORE, 0.5) == pytest.approx(50)

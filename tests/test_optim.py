@@ -1,15 +1,22 @@
 """Steps in every precision, accumulated or not; bad gradients and losses."""
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from small_models import small_model
 from torch import nn
 
 from relay_seg.engine import RelayRunner
 from relay_seg.optim import CheckedOptimWrapper, few_groups
 
+ROOT = Path(__file__).parents[1]
 NAN = float('nan')
 
 
@@ -446,3 +453,90 @@ def test_optimisers_of_others_keep_their_groups():
     _, optimizer = by_parameter(Own)
     with few_groups(optimizer):
         assert len(optimizer.param_groups) == 4
+
+
+# Settings by parameter
+
+
+def groups_of(model, **paramwise_cfg):
+    """Learning rate and decay of each parameter; 1 and 1 without settings."""
+    init_default_scope('mmseg')
+    wrapper = build_optim_wrapper(model, dict(
+        optimizer=dict(type='AdamW', lr=1., weight_decay=1.),
+        paramwise_cfg=paramwise_cfg))
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(g['params'][0])]: (g['lr'], g['weight_decay'])
+            for g in wrapper.param_groups
+            if id(g['params'][0]) in names}  # the host has one of its own
+
+
+SCHEDULE = Config.fromfile(
+    ROOT / 'configs/_base_/schedules/adamw_20k.py').optim_wrapper
+
+
+@pytest.fixture(params=['rt_vit_s', 'rt_swin2_t', 'rt_segformer_b0'])
+def segmentor(request):
+    cfg = Config.fromfile(ROOT / f'configs/relay/{request.param}_dubai.py')
+    init_default_scope('mmseg')
+    cfg.merge_from_dict(dict(model=small_model(cfg)))
+    return MODELS.build(cfg.model)
+
+
+def test_all_of_a_backbone_obeys_its_rate(segmentor):
+    cfg = copy.deepcopy(SCHEDULE.paramwise_cfg)
+    before = groups_of(segmentor, **copy.deepcopy(cfg))
+    cfg.custom_keys.backbone = dict(lr_mult=0.1)
+    for name, (rate, decay) in groups_of(segmentor, **cfg).items():
+        slow = name.startswith('backbone.')
+        assert rate == pytest.approx(0.1 if slow else 1), name
+        assert decay == before[name][1], name
+        if any(part in name for part in (
+                'relay_tokens', 'relay_bias', 'pos_embed', 'logit_scale')):
+            assert decay == 0, name
+
+
+def test_the_longest_key_decides_about_what_it_names(segmentor):
+    found = groups_of(segmentor, custom_keys={
+        'backbone': dict(lr_mult=0.1, decay_mult=0.5),
+        'backbone.relay_tokens': dict(lr_mult=1.)})
+    assert found['backbone.relay_tokens'] == (1., 0.5)
+
+
+def test_rates_decay_from_block_to_block(segmentor):
+    found = groups_of(segmentor, layer_decay_rate=0.5)
+    backbone = segmentor.backbone
+    blocks = backbone._block_names()
+    depths = len(blocks) + 2
+    assert all(backbone.get_layer_depth(f'backbone.{n}', 'backbone.')[1]
+               == depths for n, _ in backbone.named_parameters())
+    assert found['backbone.relay_tokens'][0] == 1
+    assert all(rate == 1 for name, (rate, _) in found.items()
+               if not name.startswith('backbone.'))
+    for i, block in enumerate(blocks):
+        rates = {rate for name, (rate, _) in found.items() if name.startswith(
+            f'backbone.{block}') and 'relay_' not in name}
+        assert rates == {0.5**(len(blocks) - i)}
+    stems = {rate for name, (rate, _) in found.items() if name.startswith((
+        'backbone.global_', 'backbone.patch_embed', 'backbone.layers.0.0'
+        if 'layers.0.1.0.' in blocks else 'backbone.patch_embed'))}
+    assert stems == {0.5**(depths - 1)}
+
+
+def test_depths_are_those_of_the_host():
+    ours, host = (MODELS.build(dict(
+        type=kind, arch='deit-tiny', img_size=32, patch_size=16, **more))
+        for kind, more in (('RelayViT', {}), (
+            'mmpretrain.VisionTransformer', dict(out_type='featmap',
+                                                 with_cls_token=False))))
+    names = [name for name, _ in host.named_parameters()]
+    assert names and all(
+        ours.get_layer_depth(f'backbone.{name}', 'backbone.')
+        == host.get_layer_depth(f'backbone.{name}', 'backbone.')
+        for name in names)
+
+
+def test_a_backbone_without_depths_is_named():
+    with pytest.raises(ValueError, match='layer_decay_rate=0.5.*Linear'):
+        model = nn.Module()
+        model.backbone = nn.Linear(2, 2)
+        groups_of(model, layer_decay_rate=0.5)

@@ -70,13 +70,13 @@ def test_issue_templates_have_what_a_forge_asks_for(path):
 # A module imports from those above its own, and from its own line.
 LAYERS = (
     '_host views relay precision structures positions processes '
-    'init_cfg class_ids',
+    'init_cfg class_ids schedules',
     'backbones heads losses data_preprocessor',
     'segmentors',
     'rasters drawing',
     'datasets transforms converting',
     'checkpoints',
-    'training hooks optim scalars',
+    'training checking hooks optim scalars',
     'inference config',
     'evaluation analysis export viewing',
     'registered',

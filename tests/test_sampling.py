@@ -1,5 +1,6 @@
 """Which samples training draws."""
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -7,11 +8,15 @@ import rasterio
 import torch
 from affine import Affine
 from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
 
 from relay_seg.datasets import DubaiDataset, WindowSampler
 from relay_seg.datasets.balance import band_statistics, class_places
 from relay_seg.datasets.sampling import NUMBERS
+from relay_seg.engine import RelayRunner
 from relay_seg.transforms import SampleWindow
 from relay_seg.views import points_of
 
@@ -333,3 +338,111 @@ def test_scenes_have_the_pixel_size_of_the_data_set(
         return
     with pytest.raises(ValueError, match=r'a.tif.*pixels of.*256 pixels'):
         build(tmp_path, **settings)
+
+
+class Seen(Hook):
+    """Keeps the windows of each batch; may end a run as a kill would."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, stop=None):
+        self.stop, self.windows = stop, []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        self.windows.append(data_batch)
+        if self.stop == runner.iter + 1:
+            raise KeyboardInterrupt
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Gives the numbers it is asked for, and counts."""
+
+    metainfo = dict(classes=('a', ), palette=[[0, 0, 0]])
+    asked = multiprocessing.Value('i', 0)  # by all processes
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        with self.asked.get_lock():
+            self.asked.value += 1
+        return index
+
+
+class Nothing(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def train_step(self, data, optim_wrapper):
+        optim_wrapper.update_params(self.weight.square().sum())
+        return dict(loss=self.weight.sum())
+
+    def forward(self, x):
+        return x
+
+
+def windows(folder, workers, sampler, stop=None, resume=False):
+    seen = Seen(stop)
+    runner = RelayRunner(
+        model=Nothing(), work_dir=str(folder), default_scope='mmseg',
+        train_dataloader=dict(
+            dataset=Numbers(), batch_size=2, num_workers=workers,
+            sampler=sampler,
+            collate_fn=dict(type='pseudo_collate')),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=12),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(logger=None, timer=None, checkpoint=dict(
+            type='CheckpointHook', by_epoch=False, interval=stop or 99)),
+        custom_hooks=[seen], log_level='ERROR', resume=resume,
+        randomness=dict(seed=3), experiment_name=f'{folder}{stop}{resume}')
+    if stop:
+        with pytest.raises(KeyboardInterrupt):
+            runner.train()
+    else:
+        runner.train()
+    return seen.windows
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('stop', [3, 7])
+@pytest.mark.parametrize('sampler', [
+    dict(type='WindowSampler', samples_per_epoch=5),
+    dict(type='InfiniteSampler'), dict(type='DefaultSampler', shuffle=True)],
+    ids=lambda x: x['type'])
+def test_a_resumed_run_sees_the_same_windows(tmp_path, workers, stop,
+                                             sampler):
+    """Three batches an epoch, the last one smaller; nothing read twice."""
+    whole = windows(tmp_path / 'whole', 0, sampler)
+    windows(tmp_path / 'parts', 0, sampler, stop)
+    Numbers.asked.value = 0
+    rest = windows(tmp_path / 'parts', workers, sampler, resume=True)
+    assert rest == whole[stop:]
+    if sampler['type'] == 'WindowSampler':
+        assert Numbers.asked.value == sum(map(len, rest))
+
+
+def test_several_data_sets_are_drawn_from_by_their_areas(tmp_path, make_scene):
+    init_default_scope('mmseg')
+    for name, side in (('small', 32), ('large', 96)):
+        label = np.zeros((side, side), np.uint8)
+        make_scene(tmp_path / name, 'train', name, np.stack([label] * 3),
+                   label)
+    both = DATASETS.build(dict(type='ConcatDataset', datasets=[dict(
+        type='DubaiDataset', data_root=str(tmp_path / name),
+        data_prefix=dict(img_path='img_dir/train',
+                         seg_map_path='ann_dir/train'),
+        pipeline=[dict(type='SampleWindow', window=(16, 16)),
+                  dict(type='ReadViews', fill=(0, 0, 0)),
+                  dict(type='PackViews')]) for name in ('small', 'large')]))
+    numbers = list(WindowSampler(both, 200, seed=1))
+    share = np.mean(['large' in both[i]['data_samples'].img_path
+                     for i in numbers])
+    assert abs(share - 0.9) < 0.07  # 96 * 96 of 96 * 96 + 32 * 32 pixels
+    one, again = (both[numbers[5]] for _ in range(2))
+    assert one['data_samples'].window == again['data_samples'].window
+    assert len(both) == 2 and 'small' in both[0]['data_samples'].img_path
+    sampler = WindowSampler(both, coverage=2., window=(16, 16))
+    assert len(sampler) == 2 * (32**2 + 96**2) / 16**2

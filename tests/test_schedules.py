@@ -19,6 +19,7 @@ from mmengine.optim import OptimWrapper, ReduceOnPlateauLR
 from mmengine.registry import METRICS
 from torch import nn
 
+from relay_seg.config import load_config
 from relay_seg.engine import RelayRunner
 
 ROOT = Path(__file__).parents[1]
@@ -349,3 +350,90 @@ def test_a_test_needs_no_training_data(tmp_path):
             train_dataloader=missing, test_dataloader=loader(1),
             test_cfg=dict(), test_evaluator=dict(type='Curve', scores=[7.])))
     assert runner.test() == dict(aAcc=7.)
+
+
+# A training of another length
+
+
+ITERATIONS = ROOT / 'configs/relay/rt_vit_s_dubai.py'
+
+
+def planned(options=None, path=ITERATIONS):
+    return [(s['begin'], s['end'])
+            for s in load_config(path, options).param_scheduler]
+
+
+@pytest.mark.parametrize('iters, expected', [
+    (20000, [(0, 1000), (1000, 20000)]), (5000, [(0, 250), (250, 5000)]),
+    (80000, [(0, 4000), (4000, 80000)]), (2, [(0, 2)])])
+def test_schedules_follow_the_length_of_a_run(iters, expected):
+    assert planned({'train_cfg.max_iters': iters}) == expected
+
+
+def test_a_config_of_ones_own_may_be_shorter(tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(f'_base_ = {str(ITERATIONS)!r}\n'
+                     'train_cfg = dict(max_iters=4000)\n')
+    assert planned(path=child) == [(0, 200), (200, 4000)]
+    assert planned({'train_cfg.max_iters': 400}, child) == [(0, 20), (20, 400)]
+
+
+def test_the_warm_up_is_a_share_of_the_epochs():
+    warm_up, plateau = load_config(
+        ROOT / 'configs/relay/rt_swin2_s_gleason.py',
+        {'train_cfg.max_epochs': 10}).param_scheduler
+    assert warm_up['end'] == pytest.approx(0.5)
+    assert plateau['end'] == 10**6
+
+
+def test_all_that_counts_steps_is_scaled(tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(f"""
+_base_ = {str(ITERATIONS)!r}
+param_scheduler = [
+    dict(type='MultiStepLR', by_epoch=False, milestones=[100, 150], end=200)]
+train_cfg = dict(max_iters=200)
+""")
+    step, = load_config(child, {'train_cfg.max_iters': 600}).param_scheduler
+    assert (step['milestones'], step['end']) == ([300, 450], 600)
+
+
+def test_a_schedule_that_is_given_stays():
+    given = {'param_scheduler.1.end': 30000, 'train_cfg.max_iters': 10000}
+    assert planned(given)[1] == (1000, 30000)
+
+
+def test_a_run_without_a_rate_is_refused():
+    with pytest.raises(ValueError, match='PolyLR ends at 5000.*end=20000'):
+        load_config(ITERATIONS, {'param_scheduler.1.end': 5000})
+
+
+def iterations(folder, iters, resume=False, **changes):
+    """Rates of a run with warm-up and decay, as of the configs."""
+    rates = Rates()
+    runner = make_runner(folder, [], 4, [rates], **dict(
+        resume=resume, val_dataloader=None, val_cfg=None, val_evaluator=None,
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iters),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=5),
+            dict(type='PolyLR', by_epoch=False, begin=5, end=iters)],
+        default_hooks=dict(checkpoint=dict(
+            type='CheckpointHook', by_epoch=False, interval=10))) | changes)
+    runner.train()
+    return rates.steps
+
+
+def test_a_run_that_is_resumed_for_longer_has_its_rates(tmp_path):
+    iterations(tmp_path / 'parts', 10)
+    assert iterations(tmp_path / 'parts', 30, resume=True) == pytest.approx(
+        iterations(tmp_path / 'whole', 30)[10:])
+
+
+def test_what_validations_decided_cannot_be_done_again(tmp_path):
+    plateau = dict(type='ReduceOnPlateauLR', monitor='aAcc', by_epoch=True)
+    iterations(tmp_path, 10, param_scheduler=[
+        dict(type='PolyLR', by_epoch=False, end=10), plateau])
+    with pytest.raises(ValueError, match='validations.*load_from'):
+        iterations(tmp_path, 30, resume=True, param_scheduler=[
+            dict(type='PolyLR', by_epoch=False, end=30), plateau])

@@ -722,3 +722,25 @@ def test_wrong_settings_of_validation(val):
     model = build(RELAY, val=val)
     with pytest.raises(ValueError, match='test_cfg.val'):
         validate(model, make_scene(64, 64), torch.zeros(1, 64, 64))
+
+
+# Flips ----------------------------------------------------------------------
+
+
+@PAIR
+def test_flips_are_seen_and_turned_back(cfg):
+    model = build(cfg)
+    views = make_views(model)
+    with torch.no_grad():
+        plain = model.window_logits(views)
+        expected = sum(
+            model.window_logits(tuple(x.flip(axes) for x in views)).flip(axes)
+            for axes in ((-1, ), (-2, ), (-2, -1))) + plain
+        model.test_cfg['flips'] = True
+        found = model.window_logits(views)
+        torch.testing.assert_close(found, expected / 4)
+        assert not torch.allclose(found, plain, atol=1e-3)
+        # A flipped scene gives the flipped answer.
+        torch.testing.assert_close(
+            model.window_logits(tuple(x.flip(-1) for x in views)),
+            found.flip(-1))

@@ -5,7 +5,6 @@ from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.registry import DATA_SAMPLERS, init_default_scope
 from mmseg.registry import DATASETS
 from torch.utils.data import Sampler
@@ -29,7 +28,7 @@ def main() -> None:
         '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
         'a window is brought; by default pixels stay as large as they are')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={},
+        '--cfg-options', nargs='+', action='extend', default=[],
         help='settings to override, as key=value')
     args = parser.parse_args()
 

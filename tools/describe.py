@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmengine.config import DictAction
-
 if TYPE_CHECKING:
     from prettytable import PrettyTable
 
@@ -102,7 +100,7 @@ def main() -> None:
         '--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'),
         help='window in pixels, where a config does not say')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={},
+        '--cfg-options', nargs='+', action='extend', default=[],
         help='settings to override, as key=value')
     args = parser.parse_args()  # --help does not wait for imports
     from relay_seg.analysis import describe

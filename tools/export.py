@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmengine.config import DictAction
-
 if TYPE_CHECKING:
     from relay_seg.export import Exported
 
@@ -38,7 +36,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help='windows of all images together to compare on')
     add('--trust-checkpoint', action='store_true',
         help='unpickle all that the checkpoint holds; it may run its code')
-    add('--cfg-options', nargs='+', action=DictAction, default={},
+    add('--cfg-options', nargs='+', action='extend', default=[],
         help='settings of the config to override, as key=value')
     return parser, parser.parse_args()
 

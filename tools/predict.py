@@ -8,8 +8,6 @@ import datetime
 import sys
 from typing import TYPE_CHECKING
 
-from mmengine.config import DictAction
-
 if TYPE_CHECKING:
     import torch
 
@@ -59,6 +57,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help='pixels between windows; by default the share of a window that '
         'is seen twice is that of the config')
     add('--blend', choices=['mean', 'gaussian', 'center'])
+    add('--tta', action='store_true', help='see each window also flipped, '
+        'in three ways: four times the work')
     add('--batch-size', type=int, help='windows in one forward pass')
     add('--threads', type=int, default=4, help='threads that read')
     add('--amp', choices=['bf16', 'fp16'], help='compute in mixed precision')
@@ -69,7 +69,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add('--device', help='such as cpu or cuda:1; a GPU by default, if there')
     add('--trust-checkpoint', action='store_true',
         help='unpickle all that the checkpoint holds; it may run its code')
-    add('--cfg-options', nargs='+', action=DictAction, default={},
+    add('--cfg-options', nargs='+', action='extend', default=[],
         help='settings of the config to override, as key=value')
     add('--launcher', choices=['none', 'pytorch', 'slurm'], default='none',
         help='how processes were started')
@@ -84,16 +84,18 @@ def find_model(args: argparse.Namespace,
     from relay_seg.inference import load_model
     if args.onnx:
         if (args.amp or args.cfg_options or args.trust_checkpoint
-                or args.window or args.input):
+                or args.window or args.input or args.tta):
             raise ValueError(
-                '--amp, --cfg-options, --trust-checkpoint, --window and '
-                '--input are for checkpoints; leave them out with --onnx. '
+                '--amp, --cfg-options, --trust-checkpoint, --tta, --window '
+                'and --input are for checkpoints; leave them out with --onnx. '
                 'The size of its windows is fixed when it is exported.')
         from relay_seg.export import OnnxModel  # onnxruntime is an extra
         return OnnxModel(args.onnx, args.device or own)
     config, checkpoint, *_ = args.inputs
     cfg = load_config(config, args.cfg_options, window=args.window,
                       input_size=args.input)
+    if args.tta:
+        cfg.model.test_cfg.flips = True
     return load_model(cfg, checkpoint, device=args.device or own,
                       trust=args.trust_checkpoint)
 

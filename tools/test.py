@@ -4,8 +4,6 @@ import sys
 import time
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a model.')
@@ -32,7 +30,10 @@ def parse_args() -> argparse.Namespace:
         '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
         'a window is brought; by default pixels stay as large as they are')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={},
+        '--tta', action='store_true', help='see each window also flipped, '
+        'in three ways: four times the work')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action='extend', default=[],
         help='settings to override, as key=value, such as '
         "model.test_cfg.blend='center'")
     parser.add_argument(
@@ -58,6 +59,8 @@ def test(args: argparse.Namespace) -> None:
             input_size=args.input)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
+    if args.tta:
+        cfg.model.test_cfg.flips = True
     cfg.work_dir = args.work_dir or cfg.get(
         'work_dir', f'work_dirs/{Path(args.config).stem}')
     cfg.launcher = args.launcher

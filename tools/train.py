@@ -3,8 +3,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model.')
@@ -35,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         '--input', nargs='+', metavar='SIDE', help='size in pixels to which '
         'a window is brought; by default pixels stay as large as they are')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={},
+        '--cfg-options', nargs='+', action='extend', default=[],
         help='settings to override, as key=value, such as '
         'train_cfg.max_iters=100')
     parser.add_argument(
@@ -46,6 +44,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
+    from mmengine.dist import is_main_process
+
     from relay_seg.config import load_config
     from relay_seg.engine import build_runner, leave_processes
     from relay_seg.optim import default_precision
@@ -65,10 +65,14 @@ def train(args: argparse.Namespace) -> None:
         cfg.optim_wrapper.precision = (
             default_precision() if args.amp == 'auto' else args.amp)
     if args.seed is not None:
-        cfg.randomness = dict(seed=args.seed)
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
     cfg.resume = (
         args.resume or was_restarted() or cfg.get('resume', False))
     build_runner(cfg, trust=args.trust_checkpoint).train()
+    if is_main_process():
+        from relay_seg.evaluation.pictures import draw_curves
+        draw_curves(Path(cfg.work_dir, 'scalars.csv'),
+                    Path(cfg.work_dir, 'curves.png'))
     leave_processes()
 
 

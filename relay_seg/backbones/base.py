@@ -117,6 +117,36 @@ class RelayBackbone(BaseModule):
                     twin = f'{prefix}{twins}.{i}{rest}'
                     state_dict.setdefault(twin, state_dict[key])
 
+    def get_layer_depth(self, param_name: str,
+                        prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, and the number of depths, as in the host.
+
+        0 for stems, then one for each block; the last for what follows, and
+        for what relay adds: it begins anew.
+
+        Args:
+            param_name: Name in the model.
+            prefix: Of this backbone in the model.
+        """
+        blocks = self._block_names()
+        last = len(blocks) + 1
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or 'relay_' in name:
+            return last, last + 1
+        if name.startswith((*self.stem, *self.stem.values())):
+            return 0, last + 1
+        # What else a stage has counts as its first block.
+        stage = '.'.join(name.split('.')[:2]) + '.'
+        found = [i for i, block in enumerate(blocks, 1)
+                 if name.startswith(block)] or [
+                     i for i, block in enumerate(blocks, 1)
+                     if block.startswith(stage)]
+        return (found[0] if found else last), last + 1
+
+    def _block_names(self) -> list[str]:
+        """Names of the blocks, first to last, each with a dot behind it."""
+        raise NotImplementedError
+
     def _initial_relay(self, x: Tensor) -> Tensor:
         """Relay tokens for a batch of image tokens (B, N, C): (B, R, C)."""
         if self.num_relay_tokens:

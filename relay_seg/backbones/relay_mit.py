@@ -121,6 +121,10 @@ class RelayMiT(RelayBackbone):
                 if isinstance(module, PlaceBias):
                     module.draw()
 
+    def _block_names(self) -> list[str]:
+        return [f'layers.{i}.1.{j}.' for i, (_, blocks, _) in enumerate(
+            self.layers) for j in range(len(blocks))]
+
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         frozen = self.layers[:self.frozen_stages + 1]
         return [*self.global_patch_embed, *frozen] if frozen else []

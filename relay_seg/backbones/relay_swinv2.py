@@ -217,6 +217,10 @@ class RelaySwinV2(RelayBackbone):
             step = partial(cp.checkpoint, step, use_reentrant=False)
         return step
 
+    def _block_names(self) -> list[str]:
+        return [f'stages.{i}.blocks.{j}.' for i, stage in enumerate(
+            self.stages) for j in range(len(stage.blocks))]
+
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         if self.frozen_stages < 0:
             return []

@@ -215,6 +215,9 @@ class RelayViT(RelayBackbone):
         super()._init_tokens()
         trunc_normal_(self.pos_embed, std=0.02)
 
+    def _block_names(self) -> list[str]:
+        return [f'layers.{i}.' for i in range(self.num_layers)]
+
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         if self.frozen_stages < 0:
             return []

@@ -3,7 +3,12 @@ from .downloading import local_file
 from .errors import CheckpointError, UnsafeCheckpointError
 from .hook import WholeCheckpointHook
 from .host_loaders import register_loaders
-from .loading import load_weights, place_weights, with_our_names
+from .loading import (
+    load_weights,
+    place_weights,
+    with_our_names,
+    with_own_classifier,
+)
 from .pretrained import load_pretrained
 from .reading import read_checkpoint, sha256
 from .resuming import is_training_state, last_loadable
@@ -14,5 +19,5 @@ __all__ = [
     'is_training_state', 'last_loadable', 'load_pretrained', 'load_weights',
     'local_file', 'meta_of', 'model_weights', 'place_weights',
     'read_checkpoint', 'register_loaders', 'register_writer', 'sha256',
-    'with_our_names', 'write_checkpoint'
+    'with_our_names', 'with_own_classifier', 'write_checkpoint'
 ]

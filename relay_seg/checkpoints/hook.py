@@ -8,7 +8,7 @@ from os.path import abspath, dirname
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import BaseStorageBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
@@ -44,6 +44,9 @@ class WholeCheckpointHook(CheckpointHook):
     them. Arguments are those of the host's hook.
     """
 
+    #: Of the host, and what ConfusionMetric says of a class.
+    _default_greater_keys = [*CheckpointHook._default_greater_keys, 'IoU/']
+
     file_backend: Any  # of the host: one of several, without a common type
 
     def before_train(self, runner: Runner) -> None:
@@ -70,6 +73,8 @@ class WholeCheckpointHook(CheckpointHook):
                 + '; '.join(foreign[:10]))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if self.save_best and _has_one_class(runner):
+            return
         backend = self.file_backend
         self.file_backend = later = _LaterRemoval(backend)
         try:
@@ -118,3 +123,24 @@ class WholeCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
         elif self.file_backend.isfile(path):
             self.file_backend.remove(path)
+
+
+def _has_one_class(runner: Runner) -> bool:
+    """Whether saying one class everywhere would be right in a validation.
+
+    It is said in the log. Known in the first process, told to all.
+    """
+    found = []
+    for metric in runner.val_loop.evaluator.metrics:
+        report = getattr(metric, 'report', None)
+        if report:
+            found = [line['class'] for line in report['classes']
+                     if line['true_pixels']]
+    said = [len(found) == 1]
+    broadcast_object_list(said)
+    if said[0] and is_main_process():
+        runner.logger.warning(
+            f'The validation has true pixels of {found[0]} only: a model that '
+            'says nothing else would score 100 %, so that this one is not '
+            'saved as the best. Choose scenes for val that hold all classes.')
+    return said[0]

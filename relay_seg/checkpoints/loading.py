@@ -1,4 +1,5 @@
 """Weights of a trained model, into the model of its config."""
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,9 @@ from .reading import read_checkpoint
 #: Buffers that a model makes itself, whatever a file says.
 DERIVED = ('num_batches_tracked', 'relative_position_index',
            'relative_coords_table')
+#: Layers of heads whose shape is that of the classes.
+CLASSIFIERS = re.compile(
+    r'^(decode|auxiliary)_head\.(\d+\.)?(conv_seg|upsample)\.')
 RELAY = ('relay_tokens', 'global_patch_embed', 'global_pos_embed',
          'relay_bias', 'relay_place')
 
@@ -85,6 +89,28 @@ def with_our_names(model: nn.Module, weights: Mapping[str, Tensor],
     weights, notes = authors.to_ours(weights, _inner(model), str(source))
     MMLogger.get_current_instance().info('\n  '.join(notes))
     return weights
+
+
+def with_own_classifier(model: nn.Module, weights: Mapping[str, Tensor],
+                        source: str | Path) -> Mapping[str, Tensor]:
+    """Weights of a model of other classes, with this one's classifiers.
+
+    It is said in the log. Weights of as many classes stay as they are.
+
+    Args:
+        model: May be wrapped.
+        weights: All weights of a file, under our names.
+        source: Where they come from, for messages.
+    """
+    own = {key: value for key, value in _inner(model).state_dict().items()
+           if CLASSIFIERS.search(key) and key in weights
+           and value.shape != weights[key].shape}
+    if not own:
+        return weights
+    MMLogger.get_current_instance().warning(
+        f'{source} tells other classes apart: all of its weights are taken '
+        f'but {", ".join(own)}, which begin anew.')
+    return dict(weights) | own
 
 
 def _inner(model: nn.Module) -> nn.Module:
@@ -194,6 +220,6 @@ def _classes(weights: Mapping, places: Mapping) -> list[str]:
             if file != model:
                 return [f'It tells {file} classes apart, the model {model}: '
                         f'set num_classes={file} in {key.split(".")[0]}, or '
-                        'train on from its backbone alone with init_cfg='
-                        "dict(type='Pretrained', ...) in the backbone."]
+                        'give it as load_from to a training without --resume, '
+                        'where the classifier begins anew.']
     return []

@@ -15,6 +15,7 @@ from relay_seg.rasters import (
     remove_unfinished,
     write_text,
 )
+from relay_seg.rasters.files import locked
 
 from .manifest import (
     SPLITS,
@@ -24,10 +25,10 @@ from .manifest import (
     read_manifest,
 )
 from .running import (
+    LOCK,
     SCRATCH,
     Task,
     convert_task,
-    locked,
     progress,
     results,
     source_records,
@@ -113,7 +114,7 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
         if getattr(args, 'dry_run', False):
             console.print('Nothing is written (--dry-run).')
             return OK
-        with locked(args.out):
+        with locked(args.out / LOCK):
             for path in strangers:
                 path.unlink()
                 console.print(f'{path} removed.', markup=False)

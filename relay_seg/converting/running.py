@@ -1,5 +1,4 @@
 """Convert many scenes at a time; one that fails does not stop the others."""
-import fcntl
 import os
 import signal
 import threading
@@ -7,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,18 +165,3 @@ def progress(items: Iterable, total: int, title: str,
             rate = done / (time.monotonic() - start)
             bars.update(bar, advance=1, rate=f'{rate:.2f} scenes/s')
             yield item
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Two conversions never write to one folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open('w') as lock:
-        try:
-            # A record lock: it dies with this process, whatever its workers
-            # do, and they do not inherit it.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OSError(f'{out} is being written by another conversion; '
-                          'wait for it or end it.') from error
-        yield

@@ -4,9 +4,11 @@ from .dubai import DubaiDataset
 from .gleason import GleasonDataset
 from .sampling import WindowSampler
 from .scene_dataset import SceneDataset
+from .several import SceneConcatDataset
 from .urur import URURDataset
 
 __all__ = [
     'ArchaeoscapeDataset', 'CityscapesSceneDataset', 'DubaiDataset',
-    'GleasonDataset', 'SceneDataset', 'URURDataset', 'WindowSampler'
+    'GleasonDataset', 'SceneConcatDataset', 'SceneDataset', 'URURDataset',
+    'WindowSampler'
 ]

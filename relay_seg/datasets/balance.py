@@ -3,15 +3,20 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import open_raster
 
-from .labels import UNKNOWN, as_ids
+from .labels import UNKNOWN, as_ids, map_labels
+
+if TYPE_CHECKING:
+    from .scene_dataset import SceneDataset
 
 COARSE = 16  # native pixels for each looked at, in each direction
+LOOKED_AT = 10**9  # pixels of labels that are read before a training, at most
 
 
 def read_manifest(data_root: str | None) -> tuple[Path, dict]:
@@ -94,6 +99,31 @@ def class_pixels(data_root: str | None, scenes: Sequence[dict],
             if class_id not in (IGNORE, UNKNOWN):
                 row[class_id] += pixels
     return counts
+
+
+def pixels_of_classes(dataset: 'SceneDataset') -> np.ndarray | None:
+    """Pixels of each class in the labels of a data set.
+
+    Of the manifest if it knows the scenes, else one of 16 x 16 pixels.
+
+    Returns:
+        (C, ), or None where the labels are too many to look at.
+    """
+    scenes = [dataset.get_data_info(i) for i in range(len(dataset))]
+    lookup = scenes[0]['label_lookup']
+    num_classes = len(dataset.metainfo['classes'])
+    try:
+        return class_pixels(
+            dataset.data_root, scenes, lookup, num_classes).sum(0)
+    except (FileNotFoundError, ValueError, KeyError):
+        if sum(np.prod(s['scene_shape']) for s in scenes) > LOOKED_AT:
+            return None
+    counts = np.zeros(256, np.int64)
+    for scene in scenes:
+        label, _ = _coarse_label(scene['seg_map_path'])
+        counts += np.bincount(map_labels(
+            label, lookup, scene['seg_map_path']).ravel(), minlength=256)
+    return counts[:num_classes]
 
 
 @lru_cache(maxsize=512)

@@ -18,7 +18,7 @@ class WindowSampler(Sampler):
 
     A number alone decides what a sample shows (see
     :class:`relay_seg.datasets.SceneDataset`): a run repeats for any number of
-    workers, and goes on with new samples when it is resumed at an epoch.
+    workers, and goes on with the next samples when it is resumed.
 
     Args:
         dataset: Data set, as the host's runner passes it.
@@ -52,12 +52,13 @@ class WindowSampler(Sampler):
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.samples = -(-count // self.world_size)
-        self.epoch = 0
+        self.epoch = self.skipped = 0
 
     def __iter__(self) -> Iterator[int]:
         first = (self.seed + 1) * NUMBERS
         first += self.epoch * self.samples * self.world_size
-        for i in range(self.samples):
+        start, self.skipped = self.skipped, 0
+        for i in range(start, self.samples):
             yield first + i * self.world_size + self.rank
 
     def __len__(self) -> int:
@@ -66,7 +67,14 @@ class WindowSampler(Sampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose samples come next."""
-        self.epoch = epoch
+        self.epoch, self.skipped = epoch, 0
+
+    def skip(self, num_samples: int) -> None:
+        """Go on after so many samples of this process, from the first epoch.
+
+        What is left of an epoch comes next, without reading what is skipped.
+        """
+        self.epoch, self.skipped = divmod(num_samples, self.samples)
 
 
 def seed_words(number: int) -> list[int]:

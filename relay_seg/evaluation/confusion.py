@@ -74,7 +74,9 @@ class ConfusionMetric(BaseMetric):
     where means are over the classes that are true or predicted somewhere,
     and ``mIoU_all``, ``mF1_all``, ... where an absent class counts as 0. A
     class that is never predicted has an F1 of 0, where the host's
-    ``IoUMetric`` leaves it out of the mean.
+    ``IoUMetric`` leaves it out of the mean. ``IoU/NAME`` is that of a class,
+    NaN where it is neither true nor predicted; checkpoints can be chosen by
+    it (``save_best='IoU/NAME'``).
 
     Processes send one matrix for each scene to the first, which leaves out
     the scenes that a sampler repeats to give all processes as many.
@@ -121,4 +123,6 @@ class ConfusionMetric(BaseMetric):
         if np.isnan(self.report['metrics']['aAcc']):
             logger.warning('no pixel has a label that counts: nothing was '
                            'measured; check the labels and ignore_index.')
-        return self.report['metrics']
+        return self.report['metrics'] | {
+            f'IoU/{line["class"]}': line['IoU']
+            for line in self.report['classes']}

@@ -1,16 +1,14 @@
 """Trainings and tests of the published table, run one after another."""
-import fcntl
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from relay_seg.checkpoints import read_checkpoint, sha256
-from relay_seg.rasters.files import write_text
+from relay_seg.rasters.files import locked, write_text
 
 from .children import Children, Interrupted, ending_children
 from .planning import (
@@ -116,7 +114,7 @@ def _run_all(runs: Sequence[Run], settings: RunSettings, children: Children,
                 prepared[name] = None
             if why := prepared.get(name):
                 raise Failed(why)
-            with locked(run.folder) as lock:
+            with locked(run.folder / LOCK, inherited=True) as lock:
                 if settings.smoke:
                     _forget(run.folder)
                 carry_out(run, settings, children, teller, lock)
@@ -130,7 +128,7 @@ def _prepare(run: Run, settings: RunSettings, children: Children,
              teller: 'Teller') -> None:
     """Generate raw scenes and convert them, from scratch."""
     folder = settings.runs / run.published.name
-    with locked(folder):
+    with locked(folder / LOCK, inherited=True):
         for name in ('raw', 'data'):
             shutil.rmtree(folder / name, ignore_errors=True)
         for command in prepare_commands(run.published, settings):
@@ -249,27 +247,6 @@ def is_tested(folder: Path, checkpoint: Path) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return results['checkpoint']['sha256'] == sha256(checkpoint)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Nobody else works in a folder.
-
-    Gives:
-        The open lock; while a command holds it open, the folder stays locked
-        even if this process is killed.
-
-    Raises:
-        Failed: Somebody does.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open('w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Failed(f'{folder} is in use by another process; wait for '
-                         'it or end it.') from error
-        yield lock.fileno()
 
 
 class Teller:

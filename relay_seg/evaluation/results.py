@@ -3,7 +3,6 @@ import json
 import math
 import platform
 import re
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -22,6 +21,7 @@ from relay_seg.config import load_config
 from relay_seg.rasters.files import write_text
 
 from .confusion import ConfusionMetric
+from .pictures import draw_confusion
 from .report import scenes_csv
 
 #: What a reader must know to understand the file; raised when a key changes
@@ -48,7 +48,9 @@ NO_TRAINING = re.compile(
 
 def write_results(runner: Runner, metrics: Mapping[str, float],
                   checkpoint: str | Path, seconds: float) -> None:
-    """Write ``results.json`` and ``scenes.csv`` of a test to the work dir.
+    """Write what a test found to the work dir.
+
+    ``results.json``, ``scenes.csv`` and ``confusion.png``.
 
     All processes call this; the first one writes.
 
@@ -83,10 +85,9 @@ def write_results(runner: Runner, metrics: Mapping[str, float],
             metric.ignore_index if metric else None),
         parameters=sum(p.numel() for p in runner.model.parameters()),
         seconds=seconds,
-        peak_memory=dict(
-            process_bytes=max(m['process_bytes'] for m in memory),
-            gpu_bytes=max((m['gpu_bytes'] for m in memory
-                           if m['gpu_bytes'] is not None), default=None)),
+        peak_memory={
+            key: max((m[key] for m in memory if m[key] is not None),
+                     default=None) for key in memory[0]},
         world_size=get_world_size(),
         device=device_name(),
         versions=versions())
@@ -94,6 +95,7 @@ def write_results(runner: Runner, metrics: Mapping[str, float],
     write_text(folder / 'results.json', strict_json(results))
     if report:
         write_text(folder / 'scenes.csv', scenes_csv(report))
+        draw_confusion(report, folder / 'confusion.png')
 
 
 def _confusion_metric(evaluator: Evaluator) -> ConfusionMetric | None:
@@ -182,6 +184,7 @@ def protocol(cfg: Config, dataset: BaseDataset,
         if slide else None,
         stride=_pair(test_cfg.stride) if slide else None,
         blend=test_cfg.get('blend', 'mean') if slide else None,
+        flips=bool(test_cfg.get('flips')),
         windows_per_batch=test_cfg.get('batch_size', 8) if slide else None,
         scenes_per_batch=loader.get('batch_size'),
         context_factors=list(cfg.model.get('context_factors', ())),
@@ -224,14 +227,18 @@ def model_name(model: Mapping) -> str | None:
 def peak_memory() -> dict[str, int | None]:
     """Most memory that this process held, without its data workers.
 
-    ``process_bytes`` is its resident memory, ``gpu_bytes`` what PyTorch
-    allocated on its GPU (None without one).
+    ``process_bytes`` is its resident memory (None on Windows), ``gpu_bytes``
+    what PyTorch allocated on its GPU (None without one).
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = None
+    if sys.platform != 'win32':
+        import resource
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if sys.platform != 'darwin':  # which gives bytes
+            peak *= 1024
     gpu = torch.cuda.is_available()
     return dict(
-        # macOS gives bytes, Linux kilobytes.
-        process_bytes=peak if sys.platform == 'darwin' else peak * 1024,
+        process_bytes=peak,
         gpu_bytes=torch.cuda.max_memory_allocated() if gpu else None)
 
 
@@ -300,4 +307,5 @@ def read_results(path: str | Path) -> dict:
     protocol = results['protocol']
     protocol.setdefault('input_size', protocol.get('window'))
     protocol.setdefault('context_reductions', protocol.get('context_factors'))
+    protocol.setdefault('flips', False)
     return results

@@ -11,7 +11,7 @@ from .published import METRIC, MODELS, PUBLISHED, differences, training_of
 #: Fields of a protocol that results must share to stand in one table. Class
 #: names are among them: another set of as many classes is another task.
 SHARED = ('dataset', 'split', 'num_scenes', 'classes', 'ignore_index', 'mode',
-          'window', 'input_size', 'stride', 'blend', 'conversion')
+          'window', 'input_size', 'stride', 'blend', 'flips', 'conversion')
 METRICS = METRIC, 'mIoU', 'mF1', 'aAcc'
 HEADER = ('data set', 'model', 'published', 'training', METRIC,
           f'{METRIC} - published', *METRICS[1:])
@@ -217,6 +217,8 @@ def protocol_text(protocol: Mapping) -> str:
         if protocol['input_size'] != protocol['window']:
             size = ' x '.join(map(str, protocol['input_size']))
             words.append(f'windows brought to {size}')
+        if protocol.get('flips'):
+            words.append('windows also flipped')
     else:
         words.append('each scene whole')
     return ', '.join(words)

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
@@ -31,7 +32,8 @@ def load_model(config: str | Path | Config, checkpoint: str | Path, *,
     Args:
         config: Config file, or config.
         checkpoint: Checkpoint that training wrote.
-        device: Where to compute; a GPU by default, where there is one.
+        device: Where to compute; a GPU by default, where there is one
+            (CUDA, or MPS of a Mac).
         trust: Unpickle anything that the checkpoint asks for, which may run
             its code.
 
@@ -55,7 +57,7 @@ def load_model(config: str | Path | Config, checkpoint: str | Path, *,
         meta if isinstance(meta, dict) else {}) | dataset_meta(cfg)
     model.checkpoint_sha256 = sha256(local_file(checkpoint))
     if device is None:
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        device = get_device()
     return model.to(device).eval()
 
 

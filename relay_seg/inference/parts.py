@@ -1,5 +1,4 @@
 """Finished bands on disk, until their scene is whole."""
-import fcntl
 import io
 import json
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.logging import MMLogger
 
-from relay_seg.rasters.files import write_text
+from relay_seg.rasters.files import locked, write_text
 from relay_seg.views import Window
 
 from .plan import Plan
@@ -49,14 +48,7 @@ class Parts:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Two commands never write one output."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / 'lock').open('w') as lock:
-            try:
-                # A record lock: it dies with this process.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise OSError(f'{self.folder} is in use by another '
-                              'prediction; wait for it or end it.') from error
+        with locked(self.folder / 'lock'):
             try:
                 yield
             finally:

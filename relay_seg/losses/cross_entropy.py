@@ -23,8 +23,10 @@ class CheckedCrossEntropyLoss(CrossEntropyLoss):
     The host's own fails where ``class_weight`` meets ``avg_non_ignore``, and
     with the latter waits for the device, to count pixels. Here the mean is
     PyTorch's: over valid pixels, each with the weight of its class, and zero
-    if no pixel is valid. Weights of pixels, such as those of OHEM, scale the
-    costs but not the divisor, as in the host.
+    if no pixel is valid. One logit of two classes (``out_channels=1``, with
+    ``use_sigmoid``) has one weight, that of the second class. Weights of
+    pixels, such as those of OHEM, scale the costs but not the divisor, as in
+    the host.
 
     Args:
         class_weight: Weight of each class in the order of the data set, or
@@ -55,19 +57,31 @@ class CheckedCrossEntropyLoss(CrossEntropyLoss):
         """
         check_class_weights(self, cls_score.shape[1])
         mean = (reduction_override or self.reduction) == 'mean'
-        if (self.use_sigmoid or self.use_mask or not self.avg_non_ignore
-                or not mean or avg_factor is not None):
+        one_logit = cls_score.shape[1] == 1
+        if one_logit and not self.use_sigmoid:
+            raise ValueError(
+                'out_channels=1 makes one logit of two classes, which '
+                'use_sigmoid=False cannot learn from; set use_sigmoid=True '
+                'in loss_decode, or leave out out_channels.')
+        if (self.use_mask or not self.avg_non_ignore or not mean
+                or avg_factor is not None
+                or (self.use_sigmoid and not one_logit)):
             return super().forward(
                 cls_score, label, weight, avg_factor, reduction_override,
                 ignore_index, **kwargs)
         logits = at_least_fp32(cls_score)
         weights = weights_like(self, logits)
-        costs = F.cross_entropy(logits, label, weights, reduction='none',
-                                ignore_index=ignore_index)
+        valid = label != ignore_index
+        if one_logit:
+            costs = F.binary_cross_entropy_with_logits(
+                logits[:, 0], (label == 1).to(logits), reduction='none',
+                pos_weight=weights).where(valid, 0)
+        else:
+            costs = F.cross_entropy(logits, label, weights, reduction='none',
+                                    ignore_index=ignore_index)
         if weight is not None:
             costs = costs * weight
-        valid = label != ignore_index
-        if weights is None:
+        if weights is None or one_logit:
             total = valid.sum().to(logits) + EPS
         else:
             total = weights[label.where(valid, 0)].where(valid, 0).sum()

@@ -36,6 +36,16 @@ def soft_labels(label: Tensor, num_classes: int, reduction: int, *,
     return torch.stack(shares, dim=1), valid
 
 
+def class_logits(logits: Tensor) -> Tensor:
+    """Logits of each class; of one logit, the second class, two.
+
+    Their softmax is what the sigmoid says.
+    """
+    if logits.shape[1] > 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy against class shares: (B, C, H, W) twice to (B, H, W)."""
     return -(target * logits.log_softmax(dim=1)).sum(dim=1)
@@ -109,12 +119,14 @@ class GlobalViewLoss(nn.Module):
         """Loss of one global view.
 
         Args:
-            logits: Of the global view, (B, C, H, W).
+            logits: Of the global view, (B, C, H, W); C is 1 for one logit of
+                two classes.
             label: Class ids in native pixels: of the whole global view,
                 (B, k*H, k*W), for ``extent='full'``; of the local view,
                 (B, H, W), for 'center'.
             context: Which view.
         """
+        logits = class_logits(logits)
         check_class_weights(self, logits.shape[1])
         if self.extent == 'center':
             logits = center(logits, context.factor)
@@ -156,11 +168,13 @@ class AgreementLoss(nn.Module):
         """Loss of one global view.
 
         Args:
-            local_logits: (B, C, H, W).
+            local_logits: (B, C, H, W); C is 1 for one logit of two classes.
             global_logits: Of the global view, of its size.
             label: Class ids of the local view, (B, H, W).
             context: Which view.
         """
+        local_logits = class_logits(local_logits)
+        global_logits = class_logits(global_logits)
         check_class_weights(self, local_logits.shape[1])
         reduction = context.reduction
         target = area_mean(local_logits.softmax(dim=1), reduction)

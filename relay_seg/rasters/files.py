@@ -1,10 +1,50 @@
-"""Files that appear under their name when they are whole."""
+"""Files that appear under their name when they are whole, and locks."""
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+if sys.platform == 'win32':
+    import msvcrt
+else:
+    import fcntl
+
 UNFINISHED = '.unfinished'
+
+
+@contextmanager
+def locked(path: str | Path, inherited: bool = False) -> Iterator[int]:
+    """Nobody else works where this file lies.
+
+    The file stays when the lock goes.
+
+    Args:
+        path: Made where it is missing.
+        inherited: Commands that are given the open file hold the lock, too,
+            when this process has died (not on Windows). Else it is free as
+            soon as this process ends, whatever its workers do.
+
+    Gives:
+        The open file's descriptor.
+
+    Raises:
+        BlockingIOError: Somebody does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w') as file:
+        try:
+            if sys.platform == 'win32':
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                lock = fcntl.flock if inherited else fcntl.lockf
+                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BlockingIOError(
+                f'{path.parent} is in use by another process; wait for it or '
+                'end it.') from error
+        yield file.fileno()
 
 
 @contextmanager
@@ -18,7 +58,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(f'.{path.name}.{os.getpid()}{UNFINISHED}')
     try:
         yield unfinished
-        with unfinished.open('rb') as file:
+        with unfinished.open('r+b') as file:  # Windows wants to write
             os.fsync(file.fileno())  # whole on the disk, not only in memory
         unfinished.replace(path)
     finally:

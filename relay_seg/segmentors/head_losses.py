@@ -40,15 +40,28 @@ def head_losses(head: BaseDecodeHead, logits: Tensor,
         value = loss(logits, label, weight=weight,
                      ignore_index=head.ignore_index)
         losses[loss.loss_name] = losses.get(loss.loss_name, 0) + value
-    losses['acc_seg'] = accuracy(logits, label, head.ignore_index)
+    losses['acc_seg'] = accuracy(
+        logits, label, head.ignore_index, head.threshold)
     return losses
 
 
 @torch.no_grad()
-def accuracy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
-    """Per cent of valid pixels whose largest logit is that of their class."""
+def accuracy(logits: Tensor, label: Tensor, ignore_index: int,
+             threshold: float = 0.5) -> Tensor:
+    """Per cent of valid pixels of which the model says the right class.
+
+    Args:
+        logits: (B, C, H, W); the largest decides, or one the threshold.
+        label: Class ids, (B, H, W).
+        ignore_index: Id in ``label`` that does not count.
+        threshold: Chance above which one logit says the second class.
+    """
     valid = label != ignore_index
-    right = (logits.argmax(dim=1) == label) & valid
+    if logits.shape[1] > 1:
+        said = logits.argmax(dim=1)
+    else:
+        said = (logits[:, 0].sigmoid() > threshold).long()
+    right = (said == label) & valid
     return 100 * (right.sum() + EPS) / (valid.sum() + EPS)
 
 

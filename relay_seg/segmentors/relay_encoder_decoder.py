@@ -80,7 +80,7 @@ class RelayEncoderDecoder(HeadLosses, SlideEncoderDecoder):
         self.loss_global = MODELS.build(loss_global) if loss_global else None
         self.loss_agree = MODELS.build(loss_agree) if loss_agree else None
         for loss in filter(None, (self.loss_global, self.loss_agree)):
-            check_class_weights(loss, self.out_channels)
+            check_class_weights(loss, self.num_classes)
 
     def extract_feat(self, inputs: Views) -> Pyramid:
         """Feature maps of the local view."""

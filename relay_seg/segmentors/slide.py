@@ -32,6 +32,8 @@ from relay_seg.views import (
 #: Windows in one forward pass where nobody says how many: on a CPU, and the
 #: fewest and the most on a GPU.
 ON_CPU, FEWEST, MOST = 8, 8, 256
+#: Axes along which a window is flipped, where ``flips`` is asked for.
+FLIPS = (-1, ), (-2, ), (-2, -1)
 #: Share of a GPU's memory that the windows of a pass may take.
 SHARE = 0.4
 
@@ -97,6 +99,8 @@ class SlideEncoderDecoder(EncoderDecoder):
       as many as keep a GPU busy, by its memory.
     * ``blend``: 'mean', 'gaussian' or 'center', see
       :func:`relay_seg.views.blend_weights`.
+    * ``flips``: whether each window is also seen flipped, in three ways; the
+      mean of the logits counts, for four times the work.
     * ``val``: what differs in validation, ``stride``, ``blend`` and
       ``every`` (compute one window in so many, spread over each scene, the
       rest is ignored). Without it windows lie side by side.
@@ -322,8 +326,14 @@ class SlideEncoderDecoder(EncoderDecoder):
             (B, num_classes, *size): the head's logits, interpolated.
         """
         shape = torch.Size(size or views[0].shape[-2:])
-        return self.encode_decode(
-            views, [dict(img_shape=shape)] * len(views[0]))
+        metas = [dict(img_shape=shape)] * len(views[0])
+        logits = self.encode_decode(views, metas)
+        if not self.test_cfg.get('flips'):
+            return logits
+        for axes in FLIPS:
+            flipped = tuple(view.flip(axes) for view in views)
+            logits = logits + self.encode_decode(flipped, metas).flip(axes)
+        return logits / (1 + len(FLIPS))
 
 
 def _expect_no_tables(backbone: nn.Module, keys: _IncompatibleKeys) -> None:

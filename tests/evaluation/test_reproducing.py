@@ -35,10 +35,10 @@ from relay_seg.evaluation.published import MODELS
 from relay_seg.evaluation.reproducing import (
     Failed,
     best_checkpoint,
-    locked,
     reproduce,
     short,
 )
+from relay_seg.rasters.files import locked
 
 ROOT = Path(__file__).parents[2]
 
@@ -350,7 +350,7 @@ def test_checkpoints_of_somebody_else_are_left_alone(root):
 
 
 def test_a_folder_in_use_is_left_alone(root):
-    with locked(root / 'out/gleason/swin2_s/seed42'):
+    with locked(root / 'out/gleason/swin2_s/seed42/.lock', inherited=True):
         code, said, calls = run(root)
     assert code == 1
     assert calls == ['train', 'test']  # of the other model

@@ -64,7 +64,8 @@ def test_file_is_strict_json_that_reads_back(tested):
 def test_numbers_follow_from_the_confusion_matrix(tested, module_scenes):
     results = read_results(tested[0])
     matrix = np.array(results['confusion'])
-    assert results['metrics'] == pytest.approx(means(matrix))
+    assert results['metrics'] == pytest.approx(means(matrix) | {
+        f'IoU/{line["class"]}': line['IoU'] for line in results['classes']})
     assert [c['class'] for c in results['classes']] == [
         'building', 'land', 'road', 'vegetation', 'water']
     assert [c['true_pixels'] for c in results['classes']] == (

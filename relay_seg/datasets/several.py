@@ -1,0 +1,28 @@
+import numpy as np
+from mmengine.dataset import ConcatDataset
+from mmseg.registry import DATASETS
+
+from .sampling import NUMBERS, draw_scene, seed_words
+
+
+@DATASETS.register_module(name='ConcatDataset')
+class SceneConcatDataset(ConcatDataset):
+    """The host's data set of several, which ``WindowSampler`` can draw from.
+
+    A data set is drawn in proportion to its area, then a sample of it as
+    :class:`relay_seg.datasets.SceneDataset` draws it. Arguments are those of
+    the host's.
+    """
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Native pixels of each scene, or of its labelled part."""
+        return np.concatenate([part.areas for part in self.datasets])
+
+    def __getitem__(self, idx: int) -> dict:
+        if idx < NUMBERS:
+            return super().__getitem__(idx)
+        # The part draws from the number itself: another word tells them apart.
+        np.random.seed([*seed_words(idx), 1])
+        part = draw_scene(np.array([x.areas.sum() for x in self.datasets]))
+        return self.datasets[part][idx]
