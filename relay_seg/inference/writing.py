@@ -22,12 +22,11 @@ from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import MARK, Grid, copy_points, open_raster
 from relay_seg.rasters.files import naming
 
+from .deciding import STEPS
 from .model import Classes
 
 TILE = 256
 FORMATS = ('gtiff', 'cog')
-#: uint8 probabilities count in these steps; 255 is no data.
-STEPS = 254
 #: How probabilities can be stored. GDAL below 3.11 knows no float16: a
 #: float32 of 16 bits is read by every version.
 PROBABILITIES = {
@@ -36,15 +35,6 @@ PROBABILITIES = {
 }
 #: Gives rows [first, last) of all bands, (C, rows, W).
 Rows = Callable[[int, int], np.ndarray]
-
-
-def quantise(probabilities: np.ndarray, kind: str,
-             valid: np.ndarray) -> np.ndarray:
-    """Probabilities (C, H, W) as they are stored, with no data."""
-    if kind == 'uint8':
-        return np.where(valid, np.rint(probabilities * STEPS),
-                        IGNORE).astype(np.uint8)
-    return np.where(valid, probabilities, np.nan).astype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -136,7 +126,7 @@ class Growing:
             while self._left and self._left[0][1] <= until:
                 top, bottom = self._left.popleft()
                 pixels = self._rows(top, bottom).astype(
-                    self._form.profile['dtype'])
+                    self._form.profile['dtype'], copy=False)
                 self._crc = zlib.crc32(
                     np.ascontiguousarray(pixels).data, self._crc)
                 self._raster.write(pixels, window=RasterWindow(
