@@ -5,15 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from relay_seg.rasters import grid_of, open_raster
-
-ORIENTATION = 274  # EXIF and TIFF tag; 1 is upright
-UPRIGHT = 1
 
 
 @contextmanager
@@ -23,8 +19,7 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
     Raises:
         FileNotFoundError: There is no such file.
         PermissionError: It may not be read.
-        ValueError: It cannot be opened, holds no pixel, or is meant to be
-            shown turned.
+        ValueError: It holds no pixel, or see :func:`open_raster`.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -38,7 +33,6 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
     if not path.stat().st_size:
         raise ValueError(f'{path} is empty; download it again.')
     with open_raster(path) as raster:
-        _check_orientation(path, raster)
         if not raster.height or not raster.width:
             raise ValueError(f'{path} has {raster.height} x {raster.width} '
                              'pixels; replace it.')
@@ -130,26 +124,3 @@ class ColourImage:
             raise ValueError(
                 f'{self.path} is transparent in places; flatten it to RGB.')
         return pixels[:3]
-
-
-def _check_orientation(path: Path, raster: rasterio.DatasetReader) -> None:
-    """Refuse a TIFF that viewers turn and that readers of pixels do not."""
-    if raster.driver not in ('GTiff', 'COG'):
-        return
-    orientation = _tiff_orientation(path)
-    if orientation not in (0, UPRIGHT):
-        raise ValueError(
-            f'{path} has EXIF orientation {orientation}: it is stored turned '
-            'or mirrored, and whether its label is too cannot be known. Save '
-            'it upright (e.g. `mogrify -auto-orient`) and check the label.')
-
-
-def _tiff_orientation(path: Path) -> int:
-    with path.open('rb') as file:
-        head = file.read(8)
-        if head[2:4] in (b'\x2b\0', b'\0\x2b'):  # BigTIFF
-            head += file.read(8)
-        directory = ImageFileDirectory_v2(head)
-        file.seek(directory.next)
-        directory.load(file)
-        return directory.get(ORIENTATION, UPRIGHT)

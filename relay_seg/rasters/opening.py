@@ -22,7 +22,7 @@ SUFFIXES = frozenset((
     '.bmp', '.webp', '.asc', '.nc'))
 #: Tag of files whose overviews hold exact means (converters write it).
 EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
-ORIENTATION = 0x0112  # of EXIF
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
 
 
 @contextmanager
@@ -37,7 +37,8 @@ def open_raster(path: str | Path,
     Raises:
         FileNotFoundError: There is no such file, or one that it refers to.
         ValueError: GDAL cannot read it, it ends too early, it holds no
-            bands, or its pixels are to be turned before they are shown.
+            bands, or several pages, or its pixels are to be turned before
+            they are shown.
     """
     if not Path(path).exists():
         raise _missing(path)
@@ -86,12 +87,14 @@ def _open(path: str | Path, whole: bool = True,
     with warnings.catch_warnings(), _whole_png():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         raster = rasterio.open(path, **kwargs)
-    if not raster.count:
-        inside = ', '.join(raster.subdatasets) or 'none'
+    inside = raster.subdatasets
+    if not raster.count or len(inside) > 1:
+        what = 'pages' if raster.count else 'rasters, and no bands of its own'
         raise ValueError(
-            f'{path} is a container without bands of its own; give one of '
-            f'the rasters inside ({inside}), as a file made with '
-            'gdal_translate.')
+            f'{path} holds {len(inside)} {what}, and which is meant is not '
+            f'known ({", ".join(inside[:8])}{" ..." * (len(inside) > 8)}); '
+            'write one to a file of its own: gdal_translate '
+            f'{inside[0] if inside else path} one.tif')
     if whole and raster.driver == 'VRT' and Path(path).is_file():
         files = [part.file for part in missing_parts(path, raster.shape)]
         if files:
@@ -104,22 +107,53 @@ def _open(path: str | Path, whole: bool = True,
     if turn > 1:
         raise ValueError(
             f'{path} is to be turned or mirrored when it is shown (EXIF '
-            f'orientation {turn}), so its pixels lie elsewhere than one sees '
-            'them; turn the pixels first, for example with "mogrify '
-            f'-auto-orient {path}".')
+            f'orientation {turn}), so its pixels, and those of its label, lie '
+            'elsewhere than one sees them; turn the pixels first, for example '
+            f'with "mogrify -auto-orient {path}", or, if they lie right as '
+            'they are, leave the tag out: gdal_translate '
+            f'{path} upright.tif')
     return raster
 
 
 def _orientation(raster: rasterio.DatasetReader) -> int:
-    """How a JPEG or PNG says in EXIF that it is to be turned; 1: it is not.
+    """How a file says that it is to be turned; 1, or 0: it is not.
 
     GDAL tells it of JPEG only.
     """
     if raster.driver == 'JPEG':
         return int(raster.tags().get('EXIF_Orientation', 1))
-    if raster.driver != 'PNG' or not os.path.isfile(raster.name):
+    if not os.path.isfile(raster.name):
         return 1
-    with open(raster.name, 'rb') as file:
+    if raster.driver in ('GTiff', 'COG'):
+        return _tiff_orientation(raster.name)
+    return _png_orientation(raster.name) if raster.driver == 'PNG' else 1
+
+
+def _tiff_orientation(path: str) -> int:
+    """What the first page says; Pillow reads no big-endian BigTIFF."""
+    with open(path, 'rb') as file:
+        order = '<' if file.read(2) == b'II' else '>'
+
+        def take(kind: str) -> int:
+            size = struct.calcsize(order + kind)
+            return struct.unpack(order + kind, file.read(size))[0]
+
+        big = take('H') == 43
+        if big:
+            file.seek(8)
+        file.seek(take('Q' if big else 'I'))
+        entries = take('Q' if big else 'H')
+        first = file.tell()
+        for i in range(entries):
+            file.seek(first + i * (20 if big else 12))
+            if take('H') == ORIENTATION:
+                file.seek(10 if big else 6, os.SEEK_CUR)
+                return take('H')
+    return 1
+
+
+def _png_orientation(path: str) -> int:
+    with open(path, 'rb') as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             size, kind = struct.unpack('>I4s', head)
