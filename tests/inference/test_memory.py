@@ -10,7 +10,7 @@ from mmengine.logging import MMLogger
 
 from relay_seg.inference import memory, predict_raster
 
-MEASURE = '''
+MEASURE = """
 import json, resource, sys
 import torch
 import relay_seg.registered
@@ -37,7 +37,7 @@ now = int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()
 predict_raster(model, scene, scene + '.out.tif', probabilities=probabilities)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps((peak - now, wanted)))
-'''
+"""
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'),
