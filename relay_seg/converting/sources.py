@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from relay_seg.rasters import grid_of, open_raster
+from relay_seg.rasters import grid_of, open_raster, readable
 
 
 @contextmanager
@@ -39,34 +38,10 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
         yield raster
 
 
-def one_page(raster: rasterio.DatasetReader) -> None:
-    """Refuse a TIFF of which one page of several would be read.
-
-    Raises:
-        ValueError: It has several pages.
-    """
-    if raster.driver == 'GTiff' and len(raster.subdatasets) > 1:
-        raise ValueError(
-            f'{raster.name} has {len(raster.subdatasets)} pages and only the '
-            'first would be read; save each as a file.')
-
-
-@contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Name the file in what goes wrong with reading it."""
-    try:
-        yield
-    except RasterioIOError as error:
-        reason = error.__cause__ or error
-        raise ValueError(
-            f'{path} cannot be read ({reason}); it is damaged or no image. '
-            'Download it again.') from error
-
-
 def read_rows(raster: rasterio.DatasetReader, top: int, height: int,
               width: int, left: int = 0) -> np.ndarray:
     """All bands (C, height, width) from row ``top`` on."""
-    with naming(raster.name):
+    with readable(raster.name):
         return raster.read(window=Window(left, top, width, height))
 
 
@@ -117,7 +92,7 @@ class ColourImage:
         pixels = read_rows(self._raster, top, height, width)
         opaque = pixels[3:]
         if self._masked:
-            with naming(self.path):
+            with readable(self.path):
                 opaque = self._raster.dataset_mask(
                     window=Window(0, top, width, height))
         if (opaque != 255).any():

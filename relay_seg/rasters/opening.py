@@ -2,7 +2,7 @@
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +42,7 @@ def open_raster(path: str | Path,
     """
     if not Path(path).exists():
         raise _missing(path)
-    with _named(path), _whole_png(), _open(path, whole) as raster:
+    with readable(path), _whole_png(), _open(path, whole) as raster:
         yield raster
 
 
@@ -58,7 +58,7 @@ def reused_raster(path: str | Path,
         path: File.
         factor: The file itself, 1, or its overview of this factor.
     """
-    with _named(path):
+    with readable(path):
         raster = _open_once(str(path), factor, _stamp(path))
         # To enter it takes as long as a small read.
         with _whole_png() if raster.driver == 'PNG' else nullcontext():
@@ -185,7 +185,7 @@ def _overviews(path: str, stamp: tuple) -> dict[int, int]:
 
 
 @contextmanager
-def _named(path: str | Path) -> Iterator[None]:
+def readable(path: str | Path) -> Iterator[None]:
     """Errors of GDAL as errors that name the file and the remedy."""
     try:
         yield
@@ -193,8 +193,47 @@ def _named(path: str | Path) -> Iterator[None]:
         # What GDAL has said stands behind "see previous exception".
         raise ValueError(
             f'{path} cannot be read ({error.__cause__ or error}); it is '
-            'damaged or no image. Replace it, or take it out of the split.'
+            'damaged, gone or no image. Replace it, or leave it out.'
         ) from error
+
+
+class Handles:
+    """Open handles of one file, each lent to one thread at a time.
+
+    GDAL's handles must not be used by two threads at once, and formats
+    without tiles are read well from top to bottom only.
+
+    Args:
+        path: File.
+        open_one: Gives another handle.
+    """
+
+    def __init__(self, path: Path,
+                 open_one: Callable[[], rasterio.DatasetReader]) -> None:
+        self._path, self._open_one = path, open_one
+        # Appending and popping are atomic.
+        self._idle: list[rasterio.DatasetReader] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[rasterio.DatasetReader]:
+        """A handle, for as long as the context lasts."""
+        with readable(self._path), _whole_png():
+            try:
+                handle = self._idle.pop()
+            except IndexError:
+                handle = self._open_one()
+            try:
+                yield handle
+            except Exception:
+                # It says once that a part is missing, then gives zeros.
+                handle.close()
+                raise
+            self._idle.append(handle)
+
+    def close(self) -> None:
+        """Close those that are not lent."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 def _missing(path: str | Path) -> FileNotFoundError:

@@ -117,8 +117,8 @@ def write_class_ids(path: Path, ids: np.ndarray,
             dtype='uint8', compress='deflate')
         copy_points(source, writer.raster)
         writer.raster.update_tags(ns=MARK, CONTENT='class ids')
-        writer.raster.write_colormap(1, colour_table(palette))
         writer.write(ids[None])
+        writer.raster.write_colormap(1, colour_table(palette))
         writer.close()
 
 
