@@ -156,6 +156,6 @@ def test_files_are_listed_once_until_something_changes(tmp_path, monkeypatch):
         opened.append(args), whole(*args, **kwargs))[1])
     assert files_of(tile) == files_of(tile) == (tile, )
     assert len(opened) == 1
-    world = tile.with_suffix('.tfw')
-    world.write_text('2\n0\n0\n-2\n1\n1\n')
-    assert set(files_of(tile)) == {tile, world}
+    beside = tile.with_name('a.tif.aux.xml')
+    beside.write_text('<PAMDataset></PAMDataset>')
+    assert set(files_of(tile)) == {tile, beside}

@@ -1,6 +1,7 @@
 """GeoTIFFs, written from top to bottom."""
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,8 @@ def write_class_ids(path: Path, ids: np.ndarray,
           naming(path)):
         place = grid_of(source)
         writer = RowWriter(
-            unfinished, Grid(*ids.shape, place.crs, place.transform), count=1,
+            unfinished, replace(
+                place, height=ids.shape[0], width=ids.shape[1]), count=1,
             dtype='uint8', compress='deflate')
         copy_points(source, writer.raster)
         writer.raster.update_tags(ns=MARK, CONTENT='class ids')
