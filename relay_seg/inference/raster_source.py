@@ -21,6 +21,7 @@ from relay_seg.rasters import (
     Content,
     Grid,
     Handles,
+    check_bands,
     choose_bands,
     content_of,
     data_bands,
@@ -69,10 +70,6 @@ class RasterSource:
         self.damaged: list[Window] = []
         self._noting = Lock()
         self.skip_damaged = skip_damaged
-        for path in self.paths:
-            if not path.exists():
-                raise FileNotFoundError(
-                    f'{path} does not exist; check the inputs.')
         with ExitStack() as stack:
             files = [stack.enter_context(
                 open_raster(path, whole=not skip_damaged))
@@ -119,14 +116,7 @@ class RasterSource:
             every = [(i, band) for i, file in enumerate(files)
                      for band in data_bands(file)]
         chosen = chosen or tuple(range(1, len(every) + 1))
-        if not set(chosen) <= set(range(1, len(every) + 1)):
-            raise ValueError(f'{self.name} has bands 1 to {len(every)} but '
-                             f'bands={chosen} are asked for.')
-        if len(chosen) != expected:
-            raise ValueError(
-                f'{self.name} has {len(every)} bands together, {len(chosen)} '
-                f'are asked for and the model takes {expected}; choose them '
-                'with --bands (the first band of the first file is 1).')
+        check_bands(self.name, chosen, len(every), expected)
         picked = zip((every[i - 1] for i in chosen), wanted.fill)
         for i, run in groupby(picked, key=lambda pick: pick[0][0]):
             bands, fill = zip(*((band, value) for (_, band), value in run))

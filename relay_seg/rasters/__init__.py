@@ -22,6 +22,7 @@ from .opening import (
 from .overwriting import MARK, is_prediction, refuse_overwriting
 from .reading import (
     Content,
+    check_bands,
     choose_bands,
     content_of,
     data_bands,
@@ -33,10 +34,10 @@ from .writing import copy_points, write_class_ids
 
 __all__ = [
     'EXACT_OVERVIEWS', 'MARK', 'SUFFIXES', 'Content', 'Grid', 'Handles',
-    'changed', 'choose_bands', 'content_of', 'copy_points', 'data_bands',
-    'equal_area', 'exact_overviews', 'files_of', 'grid_of', 'ground_pixel',
-    'identity', 'is_prediction', 'known_crs', 'open_raster', 'pixel_metres',
-    'raster_reader', 'read_data', 'read_region', 'readable',
+    'changed', 'check_bands', 'choose_bands', 'content_of', 'copy_points',
+    'data_bands', 'equal_area', 'exact_overviews', 'files_of', 'grid_of',
+    'ground_pixel', 'identity', 'is_prediction', 'known_crs', 'open_raster',
+    'pixel_metres', 'raster_reader', 'read_data', 'read_region', 'readable',
     'refuse_overwriting', 'remove_unfinished', 'replacing', 'reused_raster',
     'same_grid', 'transform_of', 'write_class_ids', 'write_text',
 ]

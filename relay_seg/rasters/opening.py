@@ -238,7 +238,7 @@ class Handles:
 
 def _missing(path: str | Path) -> FileNotFoundError:
     return FileNotFoundError(f'{path} does not exist; check data_root and '
-                             'data_prefix in the config.')
+                             'data_prefix in the config, or the path.')
 
 
 def _whole_png() -> rasterio.Env:

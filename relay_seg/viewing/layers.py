@@ -125,7 +125,6 @@ def open_layers(scene: str | Path, prediction: str | Path,
 
 def _open_scene(path: Path, bands: Sequence[int] | None,
                 prediction: Path) -> Layer:
-    _check_exists(path)
     with open_raster(path) as raster:
         if bands and len(bands) not in (1, 3):
             raise ValueError(f'--bands names {len(bands)} bands; give one, '
@@ -151,7 +150,6 @@ def _read_bands(prediction: Path, scene: str,
             input.
         count: Bands of the scene.
     """
-    _check_exists(prediction)
     with open_raster(prediction) as raster:
         known = read_tag(raster, 'BANDS', _are_bands) or {}
     bands = known.get(scene, *known.values() if len(known) == 1 else ())
@@ -166,7 +164,6 @@ def _are_bands(value: Any) -> bool:
 
 
 def _open_ids(path: Path, scene: Layer) -> Layer:
-    _check_exists(path)
     with open_raster(path) as raster:
         if raster.count != 1:
             raise ValueError(
@@ -196,8 +193,3 @@ def open_over(path: Path, grid: Grid) -> rasterio.DatasetReader:
 
 def _is_quick(raster: rasterio.DatasetReader) -> bool:
     return max(raster.shape) <= LARGE or bool(raster.overviews(1))
-
-
-def _check_exists(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f'{path} does not exist; check the path.')
