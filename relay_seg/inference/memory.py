@@ -8,6 +8,8 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor
 
+from relay_seg.views import LOCAL, view_grid
+
 from .plan import Plan
 from .source import Source
 
@@ -63,7 +65,9 @@ def needed(plan: Plan, source: Source, channels: int,
         pixel * (min(native + ahead, height) + shown)
         + 4 * channels * shown
         + stored * min((2 + WAITING) * plan.stride[0] + WRITTEN, 4 * height))
-    for grid in plan.views[1:]:
+    for grid in plan.views:
+        if grid == view_grid(plan.size, LOCAL, plan.size):
+            continue  # native pixels, see above
         n = grid.reduction
         columns = sum(high - low for low, high in
                       plan.cells_across(grid).values())
