@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'data_prep'))
 import archaeoscape
 
 from relay_seg.converting.archaeoscape import KINDS
-from relay_seg.converting.writing import strips
+from relay_seg.rasters.writing import strips
 
 NAME = '01_olinda'
 CRS = 'EPSG:32648'

@@ -115,21 +115,33 @@ def build(name: str):
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def now_mb() -> float:
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 def predict(name: str, scene: Path, height: int, width: int) -> dict:
     """One prediction, in this process."""
     from relay_seg.inference import predict_raster
+    from relay_seg.inference.memory import needed
+    from relay_seg.inference.model import bands_of
+    from relay_seg.inference.raster_source import RasterSource
+    from relay_seg.inference.settings import Settings, plan_for
     model = build(name)
     part = cut_scene(scene, height, width)
-    before = peak_mb()
+    source = RasterSource([part], bands_of(model))
+    wanted = needed(plan_for(model, source.shape, Settings()), source,
+                    model.out_channels)
+    before = now_mb()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
         report = predict_raster(model, part, Path(folder) / 'out.tif')
     seconds = time.perf_counter() - start
     return dict(
-        seconds=seconds, before=before, peak=peak_mb(),
+        seconds=seconds, before=before, peak=peak_mb(), needed=wanted / 1e6,
         rate=height * width / 1e6 / seconds,
         shares={k: report.seconds[k] / seconds for k in STAGES})
 
@@ -147,7 +159,7 @@ def host(scene: Path, side: int, windows: int) -> dict:
     model = build('plain')
     with rasterio.open(scene) as raster:
         image = raster.read(window=Window(0, 0, side, side))
-    before = peak_mb()
+    before = now_mb()
     inputs = model.data_preprocessor(
         dict(inputs=[torch.from_numpy(image)]))['inputs']
     done, start = 0, time.perf_counter()
@@ -191,6 +203,13 @@ def head(*cells) -> None:
     line(*['---'] * len(cells))
 
 
+def megabytes(result: dict) -> list[str]:
+    """Peak, what was there before, the rest, and what it should be."""
+    peak, before, wanted = (
+        result[key] for key in ('peak', 'before', 'needed'))
+    return [f'{x:.0f}' for x in (peak, before, peak - before, wanted)]
+
+
 def shares(result: dict) -> list[str]:
     return [f'{result["shares"][k]:.1%}' for k in STAGES]
 
@@ -228,18 +247,18 @@ def main() -> None:
         print(f'{os.cpu_count()} CPU cores; windows of {WINDOW}, stride '
               f'{STRIDE}, global view 4 times as wide; a scene '
               f'{args.width:,} pixels wide.\n')
-        columns = ('peak MB', 'of these before', 'MP/s', *STAGES)
+        columns = ('peak MB', 'of these before', 'taken', 'by the rule',
+                   'MP/s', *STAGES)
         head('rows', *columns)
         for height in args.heights:
             r = in_process('relay', scene, height, args.width)
-            line(f'{height:,}', f'{r["peak"]:.0f}', f'{r["before"]:.0f}',
-                 f'{r["rate"]:.2f}', *shares(r))
+            line(f'{height:,}', *megabytes(r), f'{r["rate"]:.2f}', *shares(r))
         print()
         head('model', 'pixels', *columns)
         small = min(args.vit_s_side, side)
         r = in_process('vit-s', scene, small, small)
-        line('RelayViT-S', f'{small:,} x {small:,}', f'{r["peak"]:.0f}',
-             f'{r["before"]:.0f}', f'{r["rate"]:.3f}', *shares(r))
+        line('RelayViT-S', f'{small:,} x {small:,}', *megabytes(r),
+             f'{r["rate"]:.3f}', *shares(r))
         fits = int((args.memory * 1e9 / 4 / HOST_VALUES)**0.5)
         fits = min(fits // 256 * 256, side)
         print(f'\nThe largest image that fits into {args.memory:g} GB with '

@@ -317,6 +317,27 @@ def orientation(suffix, turn):
     return make
 
 
+def big_and_turned(folder):
+    path = write(folder / 'a.tif', values(1, np.uint8), bigtiff='yes',
+                 endianness='big')
+    content = bytearray(path.read_bytes())
+    # Its tag of the photometric kind becomes one of orientation.
+    at = content.index(b'\x01\x06\x00\x03')
+    content[at:at + 2] = b'\x01\x12'
+    content[at + 12:at + 14] = b'\x00\x06'
+    path.write_bytes(content)
+    return path, 'orientation 6.*turn the pixels'
+
+
+def pages(folder):
+    """As of a pathology scanner: levels, and none says what it is."""
+    path = folder / 'a.tif'
+    levels = [Image.fromarray(values(1, np.uint8)[0]).resize(size)
+              for size in ((60, 40), (30, 20), (15, 10))]
+    levels[0].save(path, save_all=True, append_images=levels[1:])
+    return path, '3 pages.*gdal_translate GTIFF_DIR:1:'
+
+
 def container(folder):
     path = folder / 'a.gpkg'
     for name in 'ab':
@@ -331,8 +352,9 @@ def container(folder):
 
 REFUSED = dict(
     palette=palette, complex_numbers=complex_numbers, container=container,
+    big_and_turned=big_and_turned, pages=pages,
     **{f'{suffix[1:]}_{turn}': orientation(suffix, turn)
-       for suffix in ('.jpg', '.png') for turn in range(2, 9)})
+       for suffix in ('.jpg', '.png', '.tif') for turn in range(2, 9)})
 
 
 @pytest.mark.parametrize('door', DOORS)
@@ -340,7 +362,7 @@ REFUSED = dict(
 def test_what_is_refused(tmp_path, kind, door):
     path, remedy = REFUSED[kind](tmp_path)
     with pytest.raises(ValueError, match=f'(?s){Path(path).name}.*{remedy}'):
-        DOORS[door](path, 3 if kind[:3] in ('jpg', 'png') else 1)
+        DOORS[door](path, 3 if kind[:3] in ('jpg', 'png', 'tif') else 1)
 
 
 # More ways to read ---------------------------------------------------------

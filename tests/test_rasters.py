@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay_seg.converting.writing import write_image
-from relay_seg.rasters import raster_reader, reused_raster
+from relay_seg.rasters import files_of, raster_reader, reused_raster
 from relay_seg.views import Window, reader
 
 FILL = (100., 110., 120.)
@@ -143,3 +143,19 @@ def test_workers_read_alike_however_they_start(converted, start):
     found = list(loader)
     assert {total.item() for _, total in found} == {int(image[0].sum())}
     assert len({pid.item() for pid, _ in found}) == 2
+
+
+def test_files_are_listed_once_until_something_changes(tmp_path, monkeypatch):
+    """A mosaic of thousands is asked for several times in a run."""
+    opened = []
+    tile = tmp_path / 'tiles' / 'a.tif'
+    tile.parent.mkdir()
+    write_image(tile, np.zeros((1, 8, 8), np.uint8))
+    whole = rasterio.open
+    monkeypatch.setattr(rasterio, 'open', lambda *args, **kwargs: (
+        opened.append(args), whole(*args, **kwargs))[1])
+    assert files_of(tile) == files_of(tile) == (tile, )
+    assert len(opened) == 1
+    beside = tile.with_name('a.tif.aux.xml')
+    beside.write_text('<PAMDataset></PAMDataset>')
+    assert set(files_of(tile)) == {tile, beside}

@@ -21,11 +21,12 @@ from relay_seg.rasters import (
     pixel_metres,
     read_data,
     read_region,
+    readable,
 )
 from relay_seg.views import Window
 
 from .aligning import SOME_PLANE
-from .sources import naming, one_page, open_source
+from .sources import open_source
 
 #: Types that are kept; all others become float32.
 NATIVE = 'uint8', 'uint16', 'int16'
@@ -84,7 +85,6 @@ def look_at(path: Path, bands: Sequence[int] | None,
         ValueError: It cannot be read, or lacks a band.
     """
     with open_source(path) as raster:
-        one_page(raster)
         chosen = tuple(bands or data_bands(raster) or raster.indexes)
         if not set(chosen) <= set(raster.indexes):
             raise ValueError(
@@ -202,7 +202,7 @@ class Bands:
         """Pixels (C, height, width)."""
         window = Window(top, left, height, width)
         bands, unknown = self._content.bands, [np.nan] * self.count
-        with naming(self.path):
+        with readable(self.path):
             if self.dtype != 'float32':
                 return read_region(self._raster, window, bands=bands,
                                    fill=unknown, dtype=self.dtype)

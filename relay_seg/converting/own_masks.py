@@ -20,7 +20,7 @@ from relay_seg.rasters import Grid, grid_of, same_grid
 from .aligning import laid_on
 from .labels import describe
 from .legend import Legend
-from .sources import one_page, open_source, read_rows
+from .sources import open_source, read_rows
 from .writing import strips
 
 TRANSPARENT = -1
@@ -111,7 +111,6 @@ def census(path: Path, colours: bool | None) -> Census:
     """
     counts: Counter[int] = Counter()
     with open_source(path) as raster:
-        one_page(raster)
         if colours is None:
             colours = raster.count > 2 or _has_palette(raster)
         codes = Codes(path, raster, colours)

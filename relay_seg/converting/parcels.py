@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from shapely import Geometry
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.rasters import grid_of, known_crs
+from relay_seg.rasters import grid_of, known_crs, readable
 from relay_seg.rasters.vectors import (
     Vectors,
     bounds_of,
@@ -25,7 +25,7 @@ from relay_seg.rasters.vectors import (
 )
 
 from .aligning import laid_on, named, rounded
-from .sources import naming, open_source
+from .sources import open_source
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ class Parcel:
         width = self.grid.width
         window = Window(0, top, width, height)
         image = np.empty((self.count, height, width), dtype=self.dtype)
-        with naming(self._rgb.name):
+        with readable(self._rgb.name):
             self._rgb.read([1, 2, 3], window=window, out=image[:3])
             # Of a colour, single bands may have the value for no data.
             if MaskFlags.all_valid not in self._rgb.mask_flag_enums[0]:
                 image[:3, self._rgb.dataset_mask(window=window) == 0] = np.nan
-        with naming(self._dtm_path):
+        with readable(self._dtm_path):
             self._dtm.read([1], window=window, out=image[3:])
             image[3, self._dtm.read_masks(1, window=window) == 0] = np.nan
         image[np.isinf(image)] = np.nan

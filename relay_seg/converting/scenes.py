@@ -13,9 +13,10 @@ import numpy as np
 
 from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import Grid, same_grid
+from relay_seg.rasters.writing import colour_table, strips
 
 from .sources import ColourImage, open_image
-from .writing import RasterWriter, label_colours, strips
+from .writing import BLACK, RasterWriter
 
 #: Sizes of image and label may differ by this much on request.
 TRIM = 8
@@ -191,7 +192,7 @@ def write_scene(scene: RawScene, image: Path, label: Path, scratch: Path,
     with RasterWriter(
             image, grid, scene.count, scene.dtype, nodata=scene.nodata,
             scratch=scratch) as images, RasterWriter(
-                label, grid, 1, 'uint8', colours=label_colours(palette),
+                label, grid, 1, 'uint8', colours=colour_table(palette, BLACK),
                 scratch=scratch) as labels:
         for top, height in strips(grid.height):
             pixels, ids = scene.rows(top, height)

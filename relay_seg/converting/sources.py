@@ -5,15 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from relay_seg.rasters import grid_of, open_raster
-
-ORIENTATION = 274  # EXIF and TIFF tag; 1 is upright
-UPRIGHT = 1
+from relay_seg.rasters import grid_of, open_raster, readable
 
 
 @contextmanager
@@ -23,8 +18,7 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
     Raises:
         FileNotFoundError: There is no such file.
         PermissionError: It may not be read.
-        ValueError: It cannot be opened, holds no pixel, or is meant to be
-            shown turned.
+        ValueError: It holds no pixel, or see :func:`open_raster`.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -38,41 +32,16 @@ def open_source(path: Path) -> Iterator[rasterio.DatasetReader]:
     if not path.stat().st_size:
         raise ValueError(f'{path} is empty; download it again.')
     with open_raster(path) as raster:
-        _check_orientation(path, raster)
         if not raster.height or not raster.width:
             raise ValueError(f'{path} has {raster.height} x {raster.width} '
                              'pixels; replace it.')
         yield raster
 
 
-def one_page(raster: rasterio.DatasetReader) -> None:
-    """Refuse a TIFF of which one page of several would be read.
-
-    Raises:
-        ValueError: It has several pages.
-    """
-    if raster.driver == 'GTiff' and len(raster.subdatasets) > 1:
-        raise ValueError(
-            f'{raster.name} has {len(raster.subdatasets)} pages and only the '
-            'first would be read; save each as a file.')
-
-
-@contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Name the file in what goes wrong with reading it."""
-    try:
-        yield
-    except RasterioIOError as error:
-        reason = error.__cause__ or error
-        raise ValueError(
-            f'{path} cannot be read ({reason}); it is damaged or no image. '
-            'Download it again.') from error
-
-
 def read_rows(raster: rasterio.DatasetReader, top: int, height: int,
               width: int, left: int = 0) -> np.ndarray:
     """All bands (C, height, width) from row ``top`` on."""
-    with naming(raster.name):
+    with readable(raster.name):
         return raster.read(window=Window(left, top, width, height))
 
 
@@ -123,33 +92,10 @@ class ColourImage:
         pixels = read_rows(self._raster, top, height, width)
         opaque = pixels[3:]
         if self._masked:
-            with naming(self.path):
+            with readable(self.path):
                 opaque = self._raster.dataset_mask(
                     window=Window(0, top, width, height))
         if (opaque != 255).any():
             raise ValueError(
                 f'{self.path} is transparent in places; flatten it to RGB.')
         return pixels[:3]
-
-
-def _check_orientation(path: Path, raster: rasterio.DatasetReader) -> None:
-    """Refuse a TIFF that viewers turn and that readers of pixels do not."""
-    if raster.driver not in ('GTiff', 'COG'):
-        return
-    orientation = _tiff_orientation(path)
-    if orientation not in (0, UPRIGHT):
-        raise ValueError(
-            f'{path} has EXIF orientation {orientation}: it is stored turned '
-            'or mirrored, and whether its label is too cannot be known. Save '
-            'it upright (e.g. `mogrify -auto-orient`) and check the label.')
-
-
-def _tiff_orientation(path: Path) -> int:
-    with path.open('rb') as file:
-        head = file.read(8)
-        if head[2:4] in (b'\x2b\0', b'\0\x2b'):  # BigTIFF
-            head += file.read(8)
-        directory = ImageFileDirectory_v2(head)
-        file.seek(directory.next)
-        directory.load(file)
-        return directory.get(ORIENTATION, UPRIGHT)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from relay_seg.rasters.writing import strips
+
 from .labels import IdLabel, open_ids
 from .sources import open_source
-from .writing import strips
 
 
 def majority(votes: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from relay_seg.views import Window
 
+from .memory import zeros
 from .plan import Plan
 
 
@@ -68,7 +69,7 @@ class Accumulator:
     def _band(self, band: int) -> Tensor:
         if band not in self._open:
             low, high = self._plan.bands[band]
-            self._open[band] = torch.zeros(
-                self._channels, high - low, self._plan.shape[1],
-                device=self._device)
+            self._open[band] = zeros(
+                (self._channels, high - low, self._plan.shape[1]),
+                torch.float32, self._device)
         return self._open[band]

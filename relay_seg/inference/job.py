@@ -24,9 +24,10 @@ from relay_seg.views import Window
 
 from .aoi import Area, read_area
 from .checks import check_pixel_size, check_scene
-from .deciding import are_numbers, chances_of, check_numbers, decide, to_cpu
+from .deciding import are_numbers, check_numbers, decide, quantise, to_cpu
 from .forward import Forward
 from .inputs import Scene
+from .memory import WAITING, needed, warn_of_little
 from .model import Classes, ModelBands, bands_of, classes_of
 from .outputs import (
     chances_of_out,
@@ -45,19 +46,17 @@ from .signature import Inputs, fingerprint, signature_of
 from .stream import Timer, counting, stream
 from .team import Team, share, together
 from .writing import (
+    PROBABILITIES,
     Grid,
     Growing,
     class_ids,
     name_categories,
     probabilities,
-    quantise,
     sidecar,
 )
 
 #: A band costs a little even where it has no window to compute.
 EMPTY_BAND = 0.01
-#: Finished bands that wait to be written.
-WAITING = 4
 
 
 class Job:
@@ -93,6 +92,8 @@ class Job:
         if settings.polygons:
             Measure(self.grid.crs, self.grid.transform, self.source.shape
                     ).check(settings.min_area, self.source.name)
+        warn_of_little(needed(self.plan, self.source, model.out_channels,
+                              1 + self._chances), self.source.name)
         self.parts = Parts(out)
         self._whole = 0  # first bands that are there
         self._growing: dict[str, Growing] = {}
@@ -146,12 +147,15 @@ class Job:
         there = self.parts.finished()
         todo = [i for i, (top, _) in enumerate(self.plan.bands)
                 if top not in there]
-        kind, chances = self.settings.probabilities, 0
-        if kind:
-            chances = len(self.classes.names) * (1 if kind == 'uint8' else 2)
         refuse_full_disk(self.out, self.source.shape,
-                         len(todo) / len(self.plan.bands), chances)
+                         len(todo) / len(self.plan.bands), self._chances)
         return todo
+
+    @property
+    def _chances(self) -> int:
+        """Bytes of a pixel's probabilities."""
+        kind = self.settings.probabilities
+        return len(self.classes.names) * np.dtype(kind).itemsize if kind else 0
 
     def _predict(self, todo: Sequence[int],
                  progress: Callable[[Progress], None]) -> None:
@@ -188,7 +192,7 @@ class Job:
         """On their way to the CPU: are logits numbers, ids, probabilities."""
         found = [are_numbers(logits), decide(self.model, logits)]
         if self.settings.probabilities:
-            found.append(chances_of(logits))
+            found.append(quantise(logits, self.settings.probabilities))
         moved, wait = to_cpu(found)
         return moved[0], moved[1], (*moved, None)[2], wait
 
@@ -203,9 +207,11 @@ class Job:
             if self.area is not None:
                 shown = shown & self.area.mask(top, bottom, self.grid.width)
             kept = np.where(shown, ids.numpy(), np.uint8(IGNORE))
-            shares, kind = None, self.settings.probabilities
-            if kind and chances is not None:
-                shares = quantise(chances.numpy(), kind, shown)
+            shares = None
+            if chances is not None:
+                shares = chances.numpy()
+                shares[:, ~shown] = PROBABILITIES[str(
+                    self.settings.probabilities)]['nodata']
             self.parts.write(top, kept, shares, self._damage(top, bottom))
             if self.team.rank == 0:
                 self._grow()

@@ -61,19 +61,29 @@ class Parts:
         Returns:
             Whether bands of another signature were thrown away.
         """
-        state = self.folder / STATE
         stale = any(self.folder.glob('*.part'))
-        if self._state() == signature:
-            for path in self.folder.iterdir():
-                if path.name != 'lock' and not (
-                        path == state or path.suffix == '.part'):
-                    _remove(path)  # of a process that was killed
-            return False
-        for path in self.folder.iterdir():
-            if path.name != 'lock':
-                _remove(path)
-        write_text(state, json.dumps(signature, indent=2) + '\n')
-        return stale
+        known = self._state() == signature
+        self._remove(known)  # also of a process that was killed
+        if not known:
+            write_text(self.folder / STATE,
+                       json.dumps(signature, indent=2) + '\n')
+        return stale and not known
+
+    def _remove(self, keep: bool = False) -> None:
+        """Remove all but the lock; what says whose it is goes last.
+
+        Args:
+            keep: Keep finished bands, too.
+        """
+        for path in sorted(self.folder.glob('*'),
+                           key=lambda path: path.name == STATE):
+            if path.name == 'lock' or keep and (
+                    path.name == STATE or path.suffix == '.part'):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _state(self) -> dict | None:
         """The signature of what is there; None if nothing says it."""
@@ -158,6 +168,7 @@ class Parts:
 
     def remove(self) -> None:
         """Nothing is left when the output is whole."""
+        self._remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -188,10 +199,3 @@ class PartRows:
 
 def _checksum(content: memoryview) -> bytes:
     return zlib.crc32(content[CHECKED:]).to_bytes(CHECKED)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

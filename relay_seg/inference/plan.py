@@ -126,6 +126,37 @@ class Plan:
         row, column = divmod(int(number), len(self.lefts))
         return Window(self.tops[row], self.lefts[column], *self.size)
 
+    def rows_at_once(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tops of the first and of the last window of each batch."""
+        tops = np.array(self.tops)[self._chosen // len(self.lefts)]
+        first = np.arange(0, len(tops), self.batch_size)
+        last = np.minimum(first + self.batch_size, len(tops)) - 1
+        return tops[first], tops[last]
+
+    def cells_across(self, grid: ViewGrid) -> dict[int, tuple[int, int]]:
+        """Columns of cells that a view of any window looks at.
+
+        Windows whose first columns have several remainders by the reduction,
+        the phases, need cells that start there.
+
+        Returns:
+            First column and the first column after, by phase.
+        """
+        spans: dict[int, tuple[int, int]] = {}
+        for start in self.lefts:
+            cell, phase = divmod(start + grid.left, grid.reduction)
+            low, high = spans.get(phase, (cell, cell))
+            spans[phase] = min(low, cell), max(high, cell + grid.width)
+        return spans
+
+    def tops_by_phase(self, grid: ViewGrid,
+                      tops: Sequence[int]) -> dict[int, list[int]]:
+        """Rows of windows by the remainder of their view's first row."""
+        found: dict[int, list[int]] = {}
+        for top in tops:
+            found.setdefault((top + grid.top) % grid.reduction, []).append(top)
+        return found
+
     def covered(self, low: int, high: int) -> np.ndarray:
         """Which pixels of rows a chosen window shows, (rows, W) bool."""
         out = np.full((high - low, self.shape[1]), self.touched is None)

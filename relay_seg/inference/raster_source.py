@@ -1,8 +1,9 @@
 """Scenes in files: aligned rasters, as normalised pixels."""
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 
@@ -19,6 +20,8 @@ from torch import Tensor
 from relay_seg.rasters import (
     Content,
     Grid,
+    Handles,
+    check_bands,
     choose_bands,
     content_of,
     data_bands,
@@ -67,81 +70,67 @@ class RasterSource:
         self.damaged: list[Window] = []
         self._noting = Lock()
         self.skip_damaged = skip_damaged
-        self._bands = bands
-        for path in self.paths:
-            if not path.exists():
-                raise FileNotFoundError(
-                    f'{path} does not exist; check the inputs.')
-        with self._look(self.paths[0]) as first:
+        with ExitStack() as stack:
+            files = [stack.enter_context(
+                open_raster(path, whole=not skip_damaged))
+                for path in self.paths]
+            first = files[0]
             self.crs, self.transform = first.crs, transform_of(first)
             self.shape: tuple[int, int] = first.shape
             rows, columns = first.block_shapes[0]
             self.dtype = first.dtypes[0]
             self.tiled = columns < first.width or rows == first.height
-        self.block_rows = rows if BLOCK[0] <= rows <= BLOCK[1] else 256
-        self.warp: dict | None = None
-        for path in self.paths:
-            with self._look(path) as raster:
+            self.block_rows = rows if BLOCK[0] <= rows <= BLOCK[1] else 256
+            self.warp: dict | None = None
+            for path, raster in zip(self.paths, files):
                 self._check_grid(raster)
                 if raster.driver == 'VRT' and skip_damaged:
                     for file, window in missing_parts(path, raster.shape):
                         self.note_damage(window, path, f'{file} is missing')
-        if pixel_size:
-            self._resample(pixel_size)
-        self.layers = self._look_at()
+            if pixel_size:
+                self._resample(pixel_size)
+            self.layers = [
+                self._layer_of(self.paths[i], files[i], chosen, fill)
+                for i, chosen, fill in self._chosen(files, bands)]
         self.bands = len(bands.fill)
         #: Whether pixels stay the bytes that they are in the files.
         self.bytes = not pixel_size and not skip_damaged and all(
             layer.content.bytes for layer in self.layers)
 
-    def _look_at(self) -> list[FileBands]:
-        """Check that the bands are those of the model."""
-        found = []
-        for path in self.paths:
-            with self._look(path) as raster:
-                if len(self.paths) == 1:
-                    bands = choose_bands(raster, self._bands.chosen,
-                                         len(self._bands.fill))
-                    return [self._layer_of(path, bands, self._bands.fill)]
-                found.append((raster.indexes, data_bands(raster)))
-        every = [(i, band) for i, (indexes, _) in enumerate(found)
-                 for band in indexes]
-        expected, chosen = len(self._bands.fill), self._bands.chosen
+    def _chosen(self, files: Sequence[rasterio.DatasetReader],
+                wanted: ModelBands) -> Iterator[
+                    tuple[int, list[int], tuple[float, ...]]]:
+        """Runs of bands of one file, with what is outside of each.
+
+        Raises:
+            ValueError: They are not those of the model.
+        """
+        expected, chosen = len(wanted.fill), wanted.chosen
+        if len(files) == 1:
+            yield 0, list(choose_bands(files[0], chosen, expected)), (
+                wanted.fill)
+            return
+        every = [(i, band) for i, file in enumerate(files)
+                 for band in file.indexes]
         if chosen is None and len(every) > expected:
-            every = [(i, band) for i, (_, of_data) in enumerate(found)
-                     for band in of_data]
+            every = [(i, band) for i, file in enumerate(files)
+                     for band in data_bands(file)]
         chosen = chosen or tuple(range(1, len(every) + 1))
-        if not set(chosen) <= set(range(1, len(every) + 1)):
-            raise ValueError(f'{self.name} has bands 1 to {len(every)} but '
-                             f'bands={chosen} are asked for.')
-        if len(chosen) != expected:
-            raise ValueError(
-                f'{self.name} has {len(every)} bands together, {len(chosen)} '
-                f'are asked for and the model takes {expected}; choose them '
-                'with --bands (the first band of the first file is 1).')
-        layers, start = [], 0
-        picked = [every[i - 1] for i in chosen]
-        while start < len(picked):  # runs of bands of one file
-            i = picked[start][0]
-            stop = start
-            while stop < len(picked) and picked[stop][0] == i:
-                stop += 1
-            layers.append(self._layer_of(
-                self.paths[i], [band for _, band in picked[start:stop]],
-                self._bands.fill[start:stop]))
-            start = stop
-        return layers
+        check_bands(self.name, chosen, len(every), expected)
+        picked = zip((every[i - 1] for i in chosen), wanted.fill)
+        for i, run in groupby(picked, key=lambda pick: pick[0][0]):
+            bands, fill = zip(*((band, value) for (_, band), value in run))
+            yield i, list(bands), fill
 
-    def _look(self, path: Path
-              ) -> AbstractContextManager[rasterio.DatasetReader]:
-        """Open a file; one of which parts are missing only to skip them."""
-        return open_raster(path, whole=not self.skip_damaged)
-
-    def _layer_of(self, path: Path, bands: Sequence[int],
+    def _layer_of(self, path: Path, raster: rasterio.DatasetReader,
+                  bands: Sequence[int],
                   fill: tuple[float, ...]) -> FileBands:
         """Bands of a file, as they are read."""
-        with self._look(path) as raster, self.as_read(raster) as read:
-            return FileBands(path, content_of(read, bands), fill)
+        read = self.as_read(raster)
+        content = content_of(read, bands)
+        if read is not raster:
+            read.close()
+        return FileBands(path, content, fill)
 
     def as_read(self, raster: rasterio.DatasetReader
                 ) -> rasterio.DatasetReader:
@@ -211,18 +200,12 @@ class RasterSource:
 
 
 class RasterReader:
-    """Reads a :class:`RasterSource` with files of its own.
-
-    Each file is open several times, once for each thread that reads at a
-    time: GDAL's handles serve one thread, and formats without tiles are read
-    well from top to bottom only.
-    """
+    """Reads a :class:`RasterSource` with files of its own."""
 
     def __init__(self, source: RasterSource) -> None:
         self._source = source
-        # Appending and popping are atomic.
-        self._idle: defaultdict[Path, list[rasterio.DatasetReader]] = (
-            defaultdict(list))
+        self._handles = {path: Handles(path, partial(self._open, path))
+                         for path in source.paths}
 
     def native(self, region: Window) -> tuple[Tensor, Tensor]:
         """See :class:`relay_seg.inference.source.Reader`."""
@@ -242,34 +225,35 @@ class RasterReader:
     def _layer(self, layer: FileBands, region: Window) -> np.ndarray:
         source = self._source
         try:
-            with self._opened(layer.path) as raster:
+            with self._handles[layer.path].lend() as raster:
                 if source.bytes:
                     return read_region(
                         raster, region, bands=layer.content.bands,
                         fill=layer.fill, dtype=np.uint8)
                 return read_data(raster, region, layer.content, layer.fill)
-        except RasterioError as error:
+        except ValueError as error:
             if not source.skip_damaged:
                 raise ValueError(
                     f'{layer.path} cannot be read at row {region.top}, '
-                    f'column {region.left} ({error}); it is damaged. Replace '
-                    'it, or take what cannot be read for no data with '
-                    '--on-error skip.') from error
+                    f'column {region.left} ({error.__cause__ or error}); it '
+                    'is damaged. Replace it, or take what cannot be read for '
+                    'no data with --on-error skip.') from error
         return self._by_blocks(layer, region)
 
     def _by_blocks(self, layer: FileBands, region: Window) -> np.ndarray:
         """As much of a region as can be read, NaN elsewhere."""
         out = np.full((len(layer.fill), *region[2:4]), np.nan, np.float32)
-        with self._opened(layer.path) as raster:
+        with self._handles[layer.path].lend() as raster:
             parts = list(blocks(raster, region))
         for whole, block in parts:
             # That a file is missing is said once for each of a block.
             again = AGAIN if self._known(block) else 0
             try:
-                with self._opened(layer.path) as raster:
+                with self._handles[layer.path].lend() as raster:
                     pixels = self._patiently(again, raster, block, layer)
-            except RasterioError as error:
-                self._source.note_damage(whole, layer.path, str(error))
+            except ValueError as error:
+                self._source.note_damage(
+                    whole, layer.path, str(error.__cause__ or error))
                 continue
             y, x = block.top - region.top, block.left - region.left
             out[:, y:y + block.height, x:x + block.width] = pixels
@@ -290,18 +274,6 @@ class RasterReader:
         return any(w.top < bottom and region.top < w.top + w.height
                    and w.left < right and region.left < w.left + w.width
                    for w in list(self._source.damaged))
-
-    @contextmanager
-    def _opened(self, path: Path) -> Iterator[rasterio.DatasetReader]:
-        idle = self._idle[path]
-        # GDAL's fast path for whole PNGs does not see one that is cut.
-        with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'):
-            try:
-                raster = idle.pop()
-            except IndexError:
-                raster = self._open(path)
-            yield raster
-            idle.append(raster)
 
     def _open(self, path: Path) -> rasterio.DatasetReader:
         return self._source.as_read(rasterio.open(path))

@@ -18,11 +18,17 @@ from relay_seg.views import (
     view_grid,
 )
 
+from .memory import CELL_ROWS, zeros
 from .plan import Plan
 from .source import Scale, Source
 
 #: Columns that are read, or reduced, at once.
 CHUNK = 1024
+
+
+def pixel_type(source: Source) -> torch.dtype:
+    """Of the pixels of a scene as they are read."""
+    return torch.uint8 if source.bytes else torch.float32
 
 
 class Strip(NamedTuple):
@@ -61,7 +67,7 @@ class NativeRows:
         self._last = last
         self._height = source.block_rows
         self._next = first // self._height  # strip to begin next
-        self._ahead = 1 + -(-plan.stride[0] // self._height)
+        self._ahead = -(-plan.stride[0] // self._height)
         self._before: Future | None = None
         self._begun: deque[tuple[int, Strip]] = deque()
         #: First row and what is on the device, one after the other.
@@ -91,13 +97,22 @@ class NativeRows:
             pixels = strip.pixels.to(self._device, non_blocking=True)
             self._rows.append((top, pixels, strip.valid))
 
-    def pixels(self, top: int, bottom: int) -> Tensor:
-        """Rows as they are in the file, (C, bottom - top, W)."""
-        found = []
-        for low, rows, _ in self._rows:
-            if low + rows.shape[1] > top and low < bottom:
-                found.append(rows[:, max(top - low, 0):bottom - low])
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+    def pixels(self, rows: tuple[int, int], columns: tuple[int, int],
+               out: Tensor | None = None) -> Tensor:
+        """A region as it is in the file, (C, height, width).
+
+        Args:
+            rows: First row and the first row after.
+            columns: First column and the first column after.
+            out: Where to write it.
+        """
+        top, bottom = rows
+        found = [strip[:, max(top - low, 0):bottom - low, slice(*columns)]
+                 for low, strip, _ in self._rows
+                 if low + strip.shape[1] > top and low < bottom]
+        if len(found) == 1 and out is None:
+            return found[0]
+        return torch.cat(found, dim=1, out=out)
 
     def valid(self, top: int, bottom: int) -> Tensor:
         """Which pixels of rows hold something, (rows, W) bool on the CPU.
@@ -130,7 +145,6 @@ class NativeRows:
         """Begin to read a strip."""
         source, width = self._source, self._plan.shape[1]
         height = min(self._height, self._plan.shape[0] - top)
-        dtype = torch.uint8 if source.bytes else torch.float32
         step = CHUNK if source.tiled else width
         spans = [(left, min(left + step, width))
                  for left in range(0, width, step)]
@@ -139,13 +153,14 @@ class NativeRows:
             for grid in self._plan.views)]
         if not spans:  # rows without memory
             return Strip(
-                torch.zeros(1, dtype=dtype).expand(
+                torch.zeros(1, dtype=pixel_type(source)).expand(
                     source.bands, height, width),
                 torch.zeros(1, dtype=torch.bool).expand(height, width), [])
-        pixels = torch.zeros(
-            source.bands, height, width, dtype=dtype,
-            pin_memory=self._device.type == 'cuda')
-        valid = torch.zeros(height, width, dtype=torch.bool)
+        pixels = zeros((source.bands, height, width), pixel_type(source),
+                       pin_memory=self._device.type == 'cuda')
+        valid = (torch.ones(1, dtype=torch.bool).expand(height, width)
+                 if source.bytes else
+                 torch.zeros(height, width, dtype=torch.bool))
         reading = []
         for left, right in spans:
             self._before = self._pool.submit(
@@ -161,14 +176,15 @@ class NativeRows:
             wait([before])
         found, holds = self._reader.native(region)
         pixels.copy_(found)
-        valid.copy_(holds)
+        if not self._source.bytes:  # else all do
+            valid.copy_(holds)
 
 
 class Cells:
     """Native rows reduced to the cells of one view, made as they come.
 
-    Windows whose first columns have several remainders by the reduction, the
-    phases, need cells that start there: they are held for each of them.
+    They are held for each phase of their columns, see
+    :meth:`relay_seg.inference.plan.Plan.cells_across`.
 
     Args:
         plan: Windows of the scene.
@@ -190,14 +206,13 @@ class Cells:
                 self._wanted[-1][1] = first + grid.height
             else:
                 self._wanted.append([first, first + grid.height])
-        self._spans: dict[int, tuple[int, int]] = {}
-        for start in plan.lefts:
-            cell, phase = divmod(start + grid.left, n)
-            low, high = self._spans.get(phase, (cell, cell))
-            self._spans[phase] = min(low, cell), max(high, cell + grid.width)
+        self._spans = plan.cells_across(grid)
         #: First row of cells and the cells by phase, one after the other.
         self._made: deque[tuple[int, dict[int, Tensor]]] = deque()
-        self._cut: tuple[int, dict[int, Tensor]] = 0, {}
+        #: First row of cells of a row of windows, and these, by phase.
+        self._cut: dict[int, tuple[int | None, Tensor]] = {
+            phase: (None, self._zeros(grid.height, high - low))
+            for phase, (low, high) in self._spans.items()}
 
     @property
     def next_native(self) -> int | None:
@@ -213,8 +228,9 @@ class Cells:
         while self._wanted:
             first, end = self._wanted[0]
             stop = end if native.bottom >= height else min(whole, end)
-            if stop > first:
-                self._made.append((first, self._make(native, first, stop)))
+            for row in range(first, stop, CELL_ROWS):
+                self._made.append((row, self._make(
+                    native, row, min(row + CELL_ROWS, stop))))
             if stop < end:
                 self._wanted[0][0] = max(first, stop)
                 return
@@ -229,19 +245,20 @@ class Cells:
         step = max(CHUNK // n, 1)
         made = {}
         for phase, (low, high) in self._spans.items():
-            cells = []
+            made[phase] = self._zeros(stop - first, high - low)
             for left in range(low, high, step):
                 count = min(step, high - left)
                 region = Window(top, left * n + phase, bottom - top,
                                 count * n)
                 if self._plan.looks_at(self._grid, (top, bottom), (
                         region.left, region.left + region.width)):
-                    cells.append(self._reduce(native, inside, region))
-                else:
-                    cells.append(self._scale.nothing.new_zeros(1).expand(
-                        len(self._scale.fill), stop - first, count))
-            made[phase] = torch.cat(cells, dim=-1)
+                    made[phase][..., left - low:left - low + count] = (
+                        self._reduce(native, inside, region))
         return made
+
+    def _zeros(self, height: int, width: int) -> Tensor:
+        return zeros((len(self._scale.fill), height, width), torch.float32,
+                     self._scale.nothing.device)
 
     def _reduce(self, native: NativeRows, inside: tuple[int, int],
                 region: Window) -> Tensor:
@@ -251,27 +268,26 @@ class Cells:
             region.left, region.left + region.width))
         pixels = self._scale.nothing
         if inside[1] > inside[0] and right > left:
-            pixels = native.pixels(*inside)[..., left:right]
+            pixels = native.pixels(inside, (left, right))
         inner = Window(region.top - inside[0], region.left - left,
                        region.height, region.width)
         shown = crop(self._scale(pixels), inner, self._scale.fill)
         return valid_mean(shown, self._grid.reduction)
 
-    def view(self, region: Window) -> Tensor:
-        """Cells of the view of a window, (C, height, width)."""
+    def view(self, region: Window, out: Tensor) -> None:
+        """Write the cells of the view of a window, (C, height, width)."""
         n = self._grid.reduction
         top = (region.top - self._phase) // n
         left, phase = divmod(region.left, n)
         left -= self._spans[phase][0]
-        if self._cut[0] != top or phase not in self._cut[1]:
+        if self._cut[phase][0] != top:
             bottom = top + self._grid.height
-            rows = [made[phase][:, max(top - low, 0):max(bottom - low, 0)]
-                    for low, made in self._made]
-            rows = [x for x in rows if x.shape[1]]
-            band = rows[0] if len(rows) == 1 else torch.cat(rows, dim=-2)
-            known = self._cut[1] if self._cut[0] == top else {}
-            self._cut = top, known | {phase: band}
-        return self._cut[1][phase][..., left:left + self._grid.width]
+            rows = (made[phase][:, max(top - low, 0):max(bottom - low, 0)]
+                    for low, made in self._made)
+            self._cut[phase] = top, torch.cat(
+                [x for x in rows if x.shape[1]], dim=1,
+                out=self._cut[phase][1])
+        out.copy_(self._cut[phase][1][..., left:left + self._grid.width])
 
     def drop(self, row: int) -> None:
         """Let go of what windows from a native row on do not look at."""
@@ -301,7 +317,9 @@ class SceneRows:
         #: How native pixels of a window are read.
         self._local = view_grid(plan.size, LOCAL, plan.size)
         #: First row of a row of windows, and its native pixels.
-        self._band: tuple[int, Tensor] = -1, scale.nothing
+        self._band: tuple[int, Tensor] = -1, zeros(
+            (source.bands, min(plan.size[0], plan.shape[0]), plan.shape[1]),
+            pixel_type(source), device)
         height = plan.shape[0]
         first = min(grid.region(tops[0], 0).top for grid in plan.views)
         self._reach = max(grid.region(0, 0).top + grid.region(0, 0).height
@@ -312,14 +330,9 @@ class SceneRows:
         #: Cells by view and phase of its first rows; none of native views.
         self._cells: dict[tuple[ViewGrid, int], Cells] = {}
         for grid in plan.views:
-            if grid == self._local:
-                continue
-            by_phase: dict[int, list[int]] = {}
-            for top in tops:
-                by_phase.setdefault(
-                    (top + grid.top) % grid.reduction, []).append(top)
-            for phase, some in by_phase.items():
-                self._cells[grid, phase] = Cells(plan, grid, some, scale)
+            if grid != self._local:
+                for phase, some in plan.tops_by_phase(grid, tops).items():
+                    self._cells[grid, phase] = Cells(plan, grid, some, scale)
 
     def need(self, top: int) -> None:
         """Have all that windows look at that begin in a row."""
@@ -338,31 +351,28 @@ class SceneRows:
         """Views of windows, local first, each (B, C, H, W) of its size."""
         views = []
         for grid, size in zip(self._plan.views, self._plan.view_sizes):
-            if grid == self._local:
-                cells = self._native_views(windows)
-            else:
-                cells = torch.stack([self._view(grid, w) for w in windows])
+            cells = self._scale.nothing.new_empty(
+                len(windows), len(self._scale.fill), grid.height, grid.width)
+            for view, window in zip(cells, windows):
+                if grid == self._local:
+                    self._native_view(window, view)
+                else:
+                    region = grid.region(window.top, window.left)
+                    phase = region.top % grid.reduction
+                    self._cells[grid, phase].view(region, view)
             views.append(fit(cells, size))
         return tuple(views)
 
-    def _view(self, grid: ViewGrid, window: Window) -> Tensor:
-        region = grid.region(window.top, window.left)
-        return self._cells[grid, region.top % grid.reduction].view(region)
-
-    def _native_views(self, windows: Sequence[Window]) -> Tensor:
-        """Native pixels of windows, normalised, (B, C, height, width)."""
-        scale, nothing = self._scale, self._scale.nothing
-        out = nothing.new_empty(
-            len(windows), len(scale.fill), *self._plan.size)
-        for view, (top, left, height, width, _) in zip(out, windows):
-            bottom, right = (
-                min(start + side, end) for start, side, end in zip(
-                    (top, left), (height, width), self._plan.shape))
-            if top != self._band[0]:
-                self._band = top, self.native.pixels(top, bottom)
-            inside = view[:, :bottom - top, :right - left]
-            if inside.shape != view.shape:
-                for band, value in zip(view, scale.fill):
-                    band.fill_(value)
-            scale(self._band[1][..., left:right], out=inside)
-        return out
+    def _native_view(self, window: Window, out: Tensor) -> None:
+        """Native pixels of a window, normalised, (C, height, width)."""
+        top, left, height, width, _ = window
+        bottom, right = (min(start + side, end) for start, side, end in zip(
+            (top, left), (height, width), self._plan.shape))
+        if top != self._band[0]:
+            self._band = top, self.native.pixels(
+                (top, bottom), (0, self._plan.shape[1]), self._band[1])
+        inside = out[:, :bottom - top, :right - left]
+        if inside.shape != out.shape:
+            for band, value in zip(out, self._scale.fill):
+                band.fill_(value)
+        self._scale(self._band[1][..., left:right], out=inside)

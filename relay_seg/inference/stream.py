@@ -133,11 +133,11 @@ def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
         rows = SceneRows(source, plan, tops, pool, device, scale)
         try:
             for windows in batches:
-                with timer('reading', on_device=False):
-                    rows.need(windows[-1].top)
                 yield from finish(
                     min(plan.row_of(windows[0].top), stop), rows.native)
                 rows.drop(windows[0].top)
+                with timer('reading', on_device=False):
+                    rows.need(windows[-1].top)
                 if not skip_empty or any(
                         _holds(rows.native, window, plan)
                         for window in windows):

@@ -1,9 +1,7 @@
 """Predictions as GeoTIFFs that GIS opens without a further step."""
-import warnings
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,19 +13,23 @@ import rasterio.shutil
 # Some functions of rasterio let these of GDAL through.
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window as RasterWindow
+from rasterio.errors import RasterioError
 
 from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import MARK, Grid, copy_points, open_raster
 from relay_seg.rasters.files import naming
+from relay_seg.rasters.writing import (
+    TILE,
+    RowWriter,
+    colour_table,
+    read_back,
+    strips,
+)
 
+from .deciding import STEPS
 from .model import Classes
 
-TILE = 256
 FORMATS = ('gtiff', 'cog')
-#: uint8 probabilities count in these steps; 255 is no data.
-STEPS = 254
 #: How probabilities can be stored. GDAL below 3.11 knows no float16: a
 #: float32 of 16 bits is read by every version.
 PROBABILITIES = {
@@ -36,15 +38,6 @@ PROBABILITIES = {
 }
 #: Gives rows [first, last) of all bands, (C, rows, W).
 Rows = Callable[[int, int], np.ndarray]
-
-
-def quantise(probabilities: np.ndarray, kind: str,
-             valid: np.ndarray) -> np.ndarray:
-    """Probabilities (C, H, W) as they are stored, with no data."""
-    if kind == 'uint8':
-        return np.where(valid, np.rint(probabilities * STEPS),
-                        IGNORE).astype(np.uint8)
-    return np.where(valid, probabilities, np.nan).astype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -65,8 +58,7 @@ def class_ids(classes: Classes) -> Form:
     """Class ids with a colour table, and overviews by mode."""
 
     def decorate(raster: rasterio.io.DatasetWriter) -> None:
-        colours = {i: (*c, 255) for i, c in enumerate(classes.palette)}
-        raster.write_colormap(1, colours | {IGNORE: (0, 0, 0, 0)})
+        raster.write_colormap(1, colour_table(classes.palette, (0, 0, 0, 0)))
         raster.set_band_description(1, 'class')
 
     return Form(dict(count=1, dtype='uint8', nodata=IGNORE), decorate,
@@ -112,19 +104,15 @@ class Growing:
         self._flat = path.with_suffix('.flat.tif') if self._cog else path
         self._threads = str(threads)
         self._left = deque(strips(grid.height))
-        self._crc = 0
-        with self._naming():
-            self._raster = rasterio.open(
-                self._flat, 'w', driver='GTiff', height=grid.height,
-                width=grid.width, crs=grid.crs, transform=grid.transform,
-                tiled=True, blockxsize=TILE, blockysize=TILE,
-                compress='deflate', bigtiff='if_safer',
+        with naming(path):
+            self._writer = RowWriter(
+                self._flat, grid, compress='deflate',
                 num_threads=self._threads, **form.profile)
-            form.decorate(self._raster)
-            self._raster.update_tags(ns=MARK, **tags)
+            form.decorate(self._writer.raster)
+            self._writer.raster.update_tags(ns=MARK, **tags)
             if like:
                 with open_raster(like, whole=False) as source:
-                    copy_points(source, self._raster)
+                    copy_points(source, self._writer.raster)
 
     def advance(self, until: int) -> None:
         """Write whole rows of tiles, as far as rows are there.
@@ -132,15 +120,11 @@ class Growing:
         Args:
             until: All rows above this one are there.
         """
-        with self._naming():
-            while self._left and self._left[0][1] <= until:
-                top, bottom = self._left.popleft()
-                pixels = self._rows(top, bottom).astype(
-                    self._form.profile['dtype'])
-                self._crc = zlib.crc32(
-                    np.ascontiguousarray(pixels).data, self._crc)
-                self._raster.write(pixels, window=RasterWindow(
-                    0, top, self._grid.width, bottom - top))
+        while self._left and sum(self._left[0]) <= until:
+            top, rows = self._left.popleft()
+            pixels = self._rows(top, top + rows)
+            with naming(self._path):
+                self._writer.write(pixels)
 
     def finish(self) -> None:
         """The remaining rows, overviews, and a look at whether all is there.
@@ -150,8 +134,9 @@ class Growing:
         """
         self.advance(self._grid.height)
         resampling = self._form.resampling
-        with (self._naming(), rasterio.Env(GDAL_NUM_THREADS=self._threads)):
-            self._raster.close()
+        with (naming(self._path),
+              rasterio.Env(GDAL_NUM_THREADS=self._threads)):
+            self._writer.close()
             factors = overview_factors(self._grid)
             if self._cog:
                 rasterio.shutil.copy(
@@ -163,24 +148,12 @@ class Growing:
             elif factors:
                 with rasterio.open(self._path, 'r+') as raster:
                     raster.build_overviews(factors, resampling)
-            _check(self._path, self._crc)
+            read_back(self._path, self._writer.crc)
 
     def close(self) -> None:
         """Let go of a file that is not finished."""
         with suppress(RasterioError, CPLE_BaseError):
-            self._raster.close()
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        """Name the file in what goes wrong with writing it."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                yield
-        except (RasterioError, CPLE_BaseError) as error:
-            raise OSError(
-                f'{self._path} cannot be written ({error}); is the disk full?'
-                ' Make room and run the same command again.') from error
+            self._writer.raster.close()
 
 
 def overview_factors(grid: Grid) -> list[int]:
@@ -189,24 +162,6 @@ def overview_factors(grid: Grid) -> list[int]:
     while max(grid.height, grid.width) > TILE * 2**len(factors):
         factors.append(2 * 2**len(factors))
     return factors
-
-
-def strips(height: int) -> Iterator[tuple[int, int]]:
-    """First row of each row of tiles, and the first row after it."""
-    for top in range(0, height, TILE):
-        yield top, min(top + TILE, height)
-
-
-def _check(path: Path, crc: int) -> None:
-    """A full disk shows late, when GDAL closes files, and silently."""
-    found = 0
-    with rasterio.open(path) as raster:
-        for top, bottom in strips(raster.height):
-            pixels = raster.read(
-                window=RasterWindow(0, top, raster.width, bottom - top))
-            found = zlib.crc32(np.ascontiguousarray(pixels).data, found)
-    if found != crc:
-        raise RasterioError('it reads back otherwise')
 
 
 def sidecar(path: Path) -> Path:

@@ -13,13 +13,16 @@ from .identity import changed, files_of, identity
 from .opening import (
     EXACT_OVERVIEWS,
     SUFFIXES,
+    Handles,
     exact_overviews,
     open_raster,
+    readable,
     reused_raster,
 )
 from .overwriting import MARK, is_prediction, refuse_overwriting
 from .reading import (
     Content,
+    check_bands,
     choose_bands,
     content_of,
     data_bands,
@@ -30,12 +33,11 @@ from .reading import (
 from .writing import copy_points, write_class_ids
 
 __all__ = [
-    'EXACT_OVERVIEWS', 'MARK', 'SUFFIXES', 'Content', 'Grid', 'changed',
-    'choose_bands', 'content_of', 'copy_points', 'data_bands', 'equal_area',
-    'exact_overviews', 'files_of', 'grid_of', 'ground_pixel', 'identity',
-    'is_prediction', 'known_crs', 'open_raster', 'pixel_metres',
-    'raster_reader', 'read_data', 'read_region', 'refuse_overwriting',
-    'remove_unfinished', 'replacing',
-    'reused_raster', 'same_grid', 'transform_of', 'write_class_ids',
-    'write_text',
+    'EXACT_OVERVIEWS', 'MARK', 'SUFFIXES', 'Content', 'Grid', 'Handles',
+    'changed', 'check_bands', 'choose_bands', 'content_of', 'copy_points',
+    'data_bands', 'equal_area', 'exact_overviews', 'files_of', 'grid_of',
+    'ground_pixel', 'identity', 'is_prediction', 'known_crs', 'open_raster',
+    'pixel_metres', 'raster_reader', 'read_data', 'read_region', 'readable',
+    'refuse_overwriting', 'remove_unfinished', 'replacing', 'reused_raster',
+    'same_grid', 'transform_of', 'write_class_ids', 'write_text',
 ]

@@ -1,9 +1,14 @@
 """Files that appear under their name when they are whole, and locks."""
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# Some functions of rasterio let these of GDAL through.
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 if sys.platform == 'win32':
     import msvcrt
@@ -69,8 +74,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def naming(path: str | Path) -> Iterator[None]:
     """Name the file in what goes wrong with writing it."""
     try:
-        yield
-    except (OSError, RuntimeError) as error:  # RuntimeError: pyogrio's
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            yield
+    except (OSError, RuntimeError, RasterioError,  # RuntimeError: pyogrio's
+            CPLE_BaseError) as error:
         raise OSError(
             f'{path} cannot be written ({error}); is the disk full? Make '
             'room and run the same command again.') from error

@@ -2,6 +2,7 @@
 import os
 import re
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import rasterio
@@ -23,16 +24,25 @@ def files_of(path: str | Path) -> tuple[Path, ...]:
         if name in found:
             continue
         found[name] = None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with rasterio.open(name) as raster:
-                    waiting += raster.files
-        except RasterioError:  # no raster
-            if Path(name).suffix.lower() in TOGETHER:
-                waiting += map(str, Path(name).parent.glob(
-                    f'{Path(name).stem}.*'))
+        file = _on_disk(name)
+        # What appears beside it changes the folder.
+        waiting += _read_with(name, *_stamp(file), *_stamp(file.parent))
     return tuple(dict.fromkeys(map(_on_disk, found)))
+
+
+@lru_cache(maxsize=2**16)
+def _read_with(name: str, *stamp: str | int) -> tuple[str, ...]:
+    """What one file says that it is read from."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            with rasterio.open(name) as raster:
+                return tuple(raster.files)
+    except RasterioError:  # no raster
+        if Path(name).suffix.lower() not in TOGETHER:
+            return ()
+        return tuple(map(str, Path(name).parent.glob(
+            f'{Path(name).stem}.*')))
 
 
 def identity(path: str | Path) -> list[list]:

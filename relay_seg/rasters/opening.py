@@ -2,7 +2,7 @@
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ SUFFIXES = frozenset((
     '.bmp', '.webp', '.asc', '.nc'))
 #: Tag of files whose overviews hold exact means (converters write it).
 EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
-ORIENTATION = 0x0112  # of EXIF
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
 
 
 @contextmanager
@@ -37,11 +37,12 @@ def open_raster(path: str | Path,
     Raises:
         FileNotFoundError: There is no such file, or one that it refers to.
         ValueError: GDAL cannot read it, it ends too early, it holds no
-            bands, or its pixels are to be turned before they are shown.
+            bands, or several pages, or its pixels are to be turned before
+            they are shown.
     """
     if not Path(path).exists():
         raise _missing(path)
-    with _named(path), _whole_png(), _open(path, whole) as raster:
+    with readable(path), _whole_png(), _open(path, whole) as raster:
         yield raster
 
 
@@ -57,7 +58,7 @@ def reused_raster(path: str | Path,
         path: File.
         factor: The file itself, 1, or its overview of this factor.
     """
-    with _named(path):
+    with readable(path):
         raster = _open_once(str(path), factor, _stamp(path))
         # To enter it takes as long as a small read.
         with _whole_png() if raster.driver == 'PNG' else nullcontext():
@@ -86,12 +87,14 @@ def _open(path: str | Path, whole: bool = True,
     with warnings.catch_warnings(), _whole_png():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         raster = rasterio.open(path, **kwargs)
-    if not raster.count:
-        inside = ', '.join(raster.subdatasets) or 'none'
+    inside = raster.subdatasets
+    if not raster.count or len(inside) > 1:
+        what = 'pages' if raster.count else 'rasters, and no bands of its own'
         raise ValueError(
-            f'{path} is a container without bands of its own; give one of '
-            f'the rasters inside ({inside}), as a file made with '
-            'gdal_translate.')
+            f'{path} holds {len(inside)} {what}, and which is meant is not '
+            f'known ({", ".join(inside[:8])}{" ..." * (len(inside) > 8)}); '
+            'write one to a file of its own: gdal_translate '
+            f'{inside[0] if inside else path} one.tif')
     if whole and raster.driver == 'VRT' and Path(path).is_file():
         files = [part.file for part in missing_parts(path, raster.shape)]
         if files:
@@ -104,22 +107,53 @@ def _open(path: str | Path, whole: bool = True,
     if turn > 1:
         raise ValueError(
             f'{path} is to be turned or mirrored when it is shown (EXIF '
-            f'orientation {turn}), so its pixels lie elsewhere than one sees '
-            'them; turn the pixels first, for example with "mogrify '
-            f'-auto-orient {path}".')
+            f'orientation {turn}), so its pixels, and those of its label, lie '
+            'elsewhere than one sees them; turn the pixels first, for example '
+            f'with "mogrify -auto-orient {path}", or, if they lie right as '
+            'they are, leave the tag out: gdal_translate '
+            f'{path} upright.tif')
     return raster
 
 
 def _orientation(raster: rasterio.DatasetReader) -> int:
-    """How a JPEG or PNG says in EXIF that it is to be turned; 1: it is not.
+    """How a file says that it is to be turned; 1, or 0: it is not.
 
     GDAL tells it of JPEG only.
     """
     if raster.driver == 'JPEG':
         return int(raster.tags().get('EXIF_Orientation', 1))
-    if raster.driver != 'PNG' or not os.path.isfile(raster.name):
+    if not os.path.isfile(raster.name):
         return 1
-    with open(raster.name, 'rb') as file:
+    if raster.driver in ('GTiff', 'COG'):
+        return _tiff_orientation(raster.name)
+    return _png_orientation(raster.name) if raster.driver == 'PNG' else 1
+
+
+def _tiff_orientation(path: str) -> int:
+    """What the first page says; Pillow reads no big-endian BigTIFF."""
+    with open(path, 'rb') as file:
+        order = '<' if file.read(2) == b'II' else '>'
+
+        def take(kind: str) -> int:
+            size = struct.calcsize(order + kind)
+            return struct.unpack(order + kind, file.read(size))[0]
+
+        big = take('H') == 43
+        if big:
+            file.seek(8)
+        file.seek(take('Q' if big else 'I'))
+        entries = take('Q' if big else 'H')
+        first = file.tell()
+        for i in range(entries):
+            file.seek(first + i * (20 if big else 12))
+            if take('H') == ORIENTATION:
+                file.seek(10 if big else 6, os.SEEK_CUR)
+                return take('H')
+    return 1
+
+
+def _png_orientation(path: str) -> int:
+    with open(path, 'rb') as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             size, kind = struct.unpack('>I4s', head)
@@ -151,7 +185,7 @@ def _overviews(path: str, stamp: tuple) -> dict[int, int]:
 
 
 @contextmanager
-def _named(path: str | Path) -> Iterator[None]:
+def readable(path: str | Path) -> Iterator[None]:
     """Errors of GDAL as errors that name the file and the remedy."""
     try:
         yield
@@ -159,13 +193,52 @@ def _named(path: str | Path) -> Iterator[None]:
         # What GDAL has said stands behind "see previous exception".
         raise ValueError(
             f'{path} cannot be read ({error.__cause__ or error}); it is '
-            'damaged or no image. Replace it, or take it out of the split.'
+            'damaged, gone or no image. Replace it, or leave it out.'
         ) from error
+
+
+class Handles:
+    """Open handles of one file, each lent to one thread at a time.
+
+    GDAL's handles must not be used by two threads at once, and formats
+    without tiles are read well from top to bottom only.
+
+    Args:
+        path: File.
+        open_one: Gives another handle.
+    """
+
+    def __init__(self, path: Path,
+                 open_one: Callable[[], rasterio.DatasetReader]) -> None:
+        self._path, self._open_one = path, open_one
+        # Appending and popping are atomic.
+        self._idle: list[rasterio.DatasetReader] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[rasterio.DatasetReader]:
+        """A handle, for as long as the context lasts."""
+        with readable(self._path), _whole_png():
+            try:
+                handle = self._idle.pop()
+            except IndexError:
+                handle = self._open_one()
+            try:
+                yield handle
+            except Exception:
+                # It says once that a part is missing, then gives zeros.
+                handle.close()
+                raise
+            self._idle.append(handle)
+
+    def close(self) -> None:
+        """Close those that are not lent."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 def _missing(path: str | Path) -> FileNotFoundError:
     return FileNotFoundError(f'{path} does not exist; check data_root and '
-                             'data_prefix in the config.')
+                             'data_prefix in the config, or the path.')
 
 
 def _whole_png() -> rasterio.Env:

@@ -93,17 +93,30 @@ def choose_bands(raster: rasterio.DatasetReader, bands: Sequence[int] | None,
     chosen = tuple(bands) if bands else raster.indexes
     if not bands and len(chosen) > expected:
         chosen = data_bands(raster)
-    if not set(chosen) <= set(raster.indexes):
+    check_bands(raster.name, chosen, raster.count, expected)
+    return chosen
+
+
+def check_bands(name: str, chosen: Sequence[int], count: int,
+                expected: int) -> None:
+    """Raise a ``ValueError`` if a model cannot take the chosen bands.
+
+    Args:
+        name: Of the file, or of the files whose bands follow each other.
+        chosen: Bands, the first is 1.
+        count: Bands that there are.
+        expected: Bands of the model.
+    """
+    if not set(chosen) <= set(range(1, count + 1)):
         raise ValueError(
-            f'{raster.name} has bands 1 to {raster.count} but bands={chosen} '
-            'are asked for; choose among them (1 is the first).')
+            f'{name} has bands 1 to {count} but bands={tuple(chosen)} are '
+            'asked for; choose among them (1 is the first).')
     if len(chosen) != expected:
         raise ValueError(
-            f'{raster.name} has {raster.count} bands, {len(chosen)} are '
-            f'asked for and the model takes {expected}; choose them with '
-            '`bands` of the reading transforms (1 is the first), or set '
-            'in_channels, mean, std and fill for that many.')
-    return chosen
+            f'{name} has {count} bands, {len(chosen)} are asked for and the '
+            f'model takes {expected}; choose them with `bands` of the reading '
+            'transforms or --bands (1 is the first), or set in_channels, '
+            'mean, std and fill for that many.')
 
 
 def raster_reader(path: str | Path, *, bands: Sequence[int] | None,

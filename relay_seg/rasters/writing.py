@@ -1,16 +1,103 @@
-"""Images, written as a whole."""
-import warnings
-from collections.abc import Sequence
+"""GeoTIFFs, written from top to bottom."""
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
-from .files import replacing
-from .grid import transform_of
+from relay_seg.class_ids import IGNORE
+
+from .files import naming, replacing
+from .grid import Grid, grid_of, transform_of
 from .opening import open_raster
 from .overwriting import MARK
+
+TILE = 256
+LAYOUT = dict(driver='GTiff', tiled=True, blockxsize=TILE, blockysize=TILE,
+              bigtiff='if_safer')
+
+
+def strips(height: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each row of tiles."""
+    for top in range(0, height, TILE):
+        yield top, min(TILE, height - top)
+
+
+class RowWriter:
+    """A tiled GeoTIFF that grows from its top, a row of tiles at a time.
+
+    Args:
+        path: File to write; it is unfinished until it is closed.
+        grid: Size and place.
+        profile: Bands, type, compression and the like.
+    """
+
+    def __init__(self, path: Path, grid: Grid, **profile) -> None:
+        self.path, self.crc = path, 0
+        self._top, self._rows = 0, list[np.ndarray]()
+        self._dtype = profile['dtype']
+        self.raster = rasterio.open(
+            path, 'w', **LAYOUT, height=grid.height, width=grid.width,
+            crs=grid.crs, transform=grid.transform, **profile)
+
+    def write(self, rows: np.ndarray) -> None:
+        """Append rows (C, H, W); no tile is written twice."""
+        self._rows.append(rows)
+        if sum(rows.shape[1] for rows in self._rows) >= TILE:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._rows:
+            self._flush()
+        self.raster.close()
+
+    def _flush(self) -> None:
+        rows = (self._rows[0] if len(self._rows) == 1 else
+                np.concatenate(self._rows, axis=1))
+        rows = np.ascontiguousarray(rows, dtype=self._dtype)
+        self._rows = []
+        self.raster.write(
+            rows, window=Window(0, self._top, rows.shape[2], rows.shape[1]))
+        self._top += rows.shape[1]
+        self.crc = zlib.crc32(rows.data, self.crc)
+
+
+def read_back(path: Path, crc: int, lossy: bool = False, **options) -> None:
+    """Read all of a file: a full disk shows late, and silently.
+
+    Args:
+        path: File.
+        crc: Of its pixels as they were written.
+        lossy: They need not be the same.
+        options: Of opening, such as an overview.
+
+    Raises:
+        RasterioError: It cannot be read, or it is not what was written.
+    """
+    found = 0
+    with rasterio.open(path, **options) as raster:
+        for top, rows in strips(raster.height):
+            found = zlib.crc32(np.ascontiguousarray(raster.read(
+                window=Window(0, top, raster.width, rows))).data, found)
+    if found != crc and not lossy:
+        raise RasterioError('it reads back otherwise')
+
+
+def colour_table(palette: Sequence[Sequence[int]],
+                 ignored: tuple[int, ...] | None = None) -> dict[int, tuple]:
+    """Colours (R, G, B, A) of class ids.
+
+    Args:
+        palette: Colour of each class.
+        ignored: Colour of what belongs to none; left out by default.
+    """
+    colours = {i: (*colour, 255) for i, colour in enumerate(palette)}
+    return colours | ({IGNORE: ignored} if ignored else {})
 
 
 def write_class_ids(path: Path, ids: np.ndarray,
@@ -24,18 +111,17 @@ def write_class_ids(path: Path, ids: np.ndarray,
         like: Raster whose place the file gets.
     """
     with (open_raster(like) as source, replacing(path) as unfinished,
-          warnings.catch_warnings()):
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(
-                unfinished, 'w', driver='GTiff', count=1, dtype='uint8',
-                height=ids.shape[0], width=ids.shape[1], crs=source.crs,
-                transform=transform_of(source), tiled=True, blockxsize=256,
-                blockysize=256, compress='deflate') as raster:
-            copy_points(source, raster)
-            raster.update_tags(ns=MARK, CONTENT='class ids')
-            raster.write(ids, 1)
-            raster.write_colormap(1, {
-                i: (*colour, 255) for i, colour in enumerate(palette)})
+          naming(path)):
+        place = grid_of(source)
+        writer = RowWriter(
+            unfinished, replace(
+                place, height=ids.shape[0], width=ids.shape[1]), count=1,
+            dtype='uint8', compress='deflate')
+        copy_points(source, writer.raster)
+        writer.raster.update_tags(ns=MARK, CONTENT='class ids')
+        writer.write(ids[None])
+        writer.raster.write_colormap(1, colour_table(palette))
+        writer.close()
 
 
 def copy_points(source: rasterio.DatasetReader,

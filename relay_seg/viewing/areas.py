@@ -9,10 +9,11 @@ from mmengine.logging import MMLogger
 from rasterio.windows import Window as RasterWindow
 
 from relay_seg.class_ids import IGNORE
+from relay_seg.rasters import readable
 
 from .classes import as_shown
 from .grids import square_metres
-from .layers import Layer, Layers, naming, open_over
+from .layers import Layer, Layers, open_over
 
 #: Blocks of a file are read together up to about this many pixels.
 CHUNK = 2**21
@@ -91,7 +92,7 @@ class Areas:
 
     def _count(self, name: str) -> None:
         layer = self._layers.ids[name]
-        with naming(layer.path), rasterio.open(layer.path) as raster:
+        with readable(layer.path), rasterio.open(layer.path) as raster:
             for window in self._windows(raster):
                 ids = _read(raster, layer.path, window)
                 counts = np.bincount(ids.ravel(), minlength=256)
@@ -100,8 +101,8 @@ class Areas:
                     self._seen += ids.size
 
     def _compare(self, prediction: Layer, truth: Layer) -> None:
-        with (naming(prediction.path), rasterio.open(prediction.path) as a,
-              naming(truth.path),
+        with (readable(prediction.path), rasterio.open(prediction.path) as a,
+              readable(truth.path),
               open_over(truth.path, prediction.grid) as b):
             for window in self._windows(a):
                 ids = _read(a, prediction.path, window)
@@ -123,7 +124,7 @@ class Areas:
 def _read(raster: rasterio.DatasetReader, path: Path,
           window: RasterWindow) -> np.ndarray:
     """Ids of a region; an error names this file, whatever else is open."""
-    with naming(path):
+    with readable(path):
         return as_shown(raster.read(1, window=window, masked=True))
 
 

@@ -1,7 +1,5 @@
 """The rasters on show: opened, checked and laid over each other."""
-import queue
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +7,11 @@ from typing import Any
 import numpy as np
 import rasterio
 
-# What GDAL says of a file while a property of it is asked for.
-from rasterio._err import CPLE_BaseError
-
 from relay_seg.class_ids import IGNORE
 from relay_seg.drawing import shown_bands
 from relay_seg.rasters import (
     Grid,
+    Handles,
     choose_bands,
     grid_of,
     open_raster,
@@ -28,60 +24,6 @@ from .windows import WindowsShown, read_windows
 
 #: Rasters larger than this are slow to show as a whole without overviews.
 LARGE = 8192
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors of GDAL as ValueError that names the file.
-
-    A small PNG that is cut off is one, too: GDAL else gives what is there.
-    """
-    try:
-        with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO'):
-            yield
-    except (rasterio.RasterioIOError, CPLE_BaseError) as error:
-        # GDAL's own words are the cause of what rasterio says.
-        raise ValueError(
-            f'{path} cannot be read ({error.__cause__ or error}); it is '
-            'damaged or gone. Replace it.') from error
-
-
-class Handles:
-    """Open handles of one raster, each lent to one thread at a time.
-
-    GDAL's handles must not be used by two threads at once.
-
-    Args:
-        path: File.
-        open_one: Gives another handle.
-    """
-
-    def __init__(self, path: Path,
-                 open_one: Callable[[], rasterio.DatasetReader]):
-        self._path = path
-        self._open_one = open_one
-        self._idle: queue.LifoQueue[rasterio.DatasetReader] = (
-            queue.LifoQueue())
-
-    @contextmanager
-    def lend(self) -> Iterator[rasterio.DatasetReader]:
-        with naming(self._path):
-            try:
-                handle = self._idle.get_nowait()
-            except queue.Empty:
-                handle = self._open_one()
-            try:
-                yield handle
-            except Exception:
-                # It says once that a part is missing, then gives zeros.
-                handle.close()
-                raise
-            self._idle.put(handle)
-
-    def close(self) -> None:
-        """Close those that are not lent."""
-        while not self._idle.empty():
-            self._idle.get().close()
 
 
 @dataclass(frozen=True)
@@ -183,7 +125,6 @@ def open_layers(scene: str | Path, prediction: str | Path,
 
 def _open_scene(path: Path, bands: Sequence[int] | None,
                 prediction: Path) -> Layer:
-    _check_exists(path)
     with open_raster(path) as raster:
         if bands and len(bands) not in (1, 3):
             raise ValueError(f'--bands names {len(bands)} bands; give one, '
@@ -209,7 +150,6 @@ def _read_bands(prediction: Path, scene: str,
             input.
         count: Bands of the scene.
     """
-    _check_exists(prediction)
     with open_raster(prediction) as raster:
         known = read_tag(raster, 'BANDS', _are_bands) or {}
     bands = known.get(scene, *known.values() if len(known) == 1 else ())
@@ -224,7 +164,6 @@ def _are_bands(value: Any) -> bool:
 
 
 def _open_ids(path: Path, scene: Layer) -> Layer:
-    _check_exists(path)
     with open_raster(path) as raster:
         if raster.count != 1:
             raise ValueError(
@@ -254,8 +193,3 @@ def open_over(path: Path, grid: Grid) -> rasterio.DatasetReader:
 
 def _is_quick(raster: rasterio.DatasetReader) -> bool:
     return max(raster.shape) <= LARGE or bool(raster.overviews(1))
-
-
-def _check_exists(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f'{path} does not exist; check the path.')

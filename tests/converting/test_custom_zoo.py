@@ -738,7 +738,7 @@ def pages(raw):
     fill(raw, '{}.tif')
     images = [Image.fromarray(picture(n)) for n in (1, 7)]
     images[0].save(raw / '1.tif', save_all=True, append_images=images[1:])
-    return (raw, *IDS, *TEST), ('1.tif has 2 pages', 'save each')
+    return (raw, *IDS, *TEST), ('1.tif holds 2 pages', 'gdal_translate')
 
 
 @keeper

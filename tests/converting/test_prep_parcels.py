@@ -15,7 +15,6 @@ from rasterio.crs import CRS
 from rasterio.warp import transform_geom
 from raw_folders import UTM, box_at, noise, place_of, save_raster, save_vectors
 
-from relay_seg.converting.writing import strips
 from relay_seg.datasets import ArchaeoscapeDataset
 from relay_seg.rasters.vectors import (
     bounds_of,
@@ -24,6 +23,7 @@ from relay_seg.rasters.vectors import (
     repaired,
     to_plane,
 )
+from relay_seg.rasters.writing import strips
 
 NAME = '01_olinda'
 RMNP = Path(__file__).parents[1] / 'data' / 'rmnp'

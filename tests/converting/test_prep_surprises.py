@@ -22,7 +22,7 @@ from PIL import Image
 from raw_folders import box_at, noise, place_of, save, save_raster
 
 from relay_seg.converting.sources import open_image, open_source
-from relay_seg.converting.writing import strips
+from relay_seg.rasters.writing import strips
 
 NAMES = raw_folders.ARCHAEOSCAPE_NAMES[:3]
 

@@ -10,12 +10,11 @@ from relay_seg.converting.reducing import area_means, nearest
 from relay_seg.converting.writing import (
     JPEG,
     RasterWriter,
-    label_colours,
-    strips,
     write_image,
     write_label,
 )
 from relay_seg.rasters import Grid
+from relay_seg.rasters.writing import colour_table, strips
 
 
 def exact_means(image, k, nodata=None):
@@ -124,7 +123,7 @@ def test_label_has_colours_and_values_of_its_own(tmp_path):
         assert raster.colormap(1)[255] == (0, 0, 0, 255)
     with rasterio.open(tmp_path / 'a.tif', overview_level=1) as raster:
         assert set(np.unique(raster.read(1))) <= {0, 1, 255}
-    assert label_colours([[1, 2, 3]])[0] == (1, 2, 3, 255)
+    assert colour_table([[1, 2, 3]]) == {0: (1, 2, 3, 255)}
 
 
 def test_sample_may_be_lossy(tmp_path):
