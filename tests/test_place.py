@@ -6,7 +6,7 @@ import torch
 from mmseg.registry import MODELS
 
 import relay_seg.registered  # noqa: F401
-from relay_seg.backbones.kept_bias import MOST
+from relay_seg.backbones.kept_bias import FORGET, MOST
 from relay_seg.backbones.place import PlaceBias, places
 
 SMALL = {
@@ -47,7 +47,7 @@ def test_places_are_those_of_the_view_whatever_the_map():
     near, far = places((1, 2), 'cpu'), places((2, 4), 'cpu')
     assert near.tolist() == [[0., -0.5], [0., 0.5]]
     assert torch.equal(far.unflatten(0, (1, 2, 2, 2)).mean((1, 3))[0], near)
-    added = places((2, 2), 'cpu', padded=(2, 3))
+    added = places((2, 2), 'cpu', (2, 3))
     assert added[2].tolist() == [-0.5, 1.5]  # outside
 
 
@@ -123,7 +123,8 @@ def test_kept_biases_follow_weights_and_are_few(cfg):
 
 @EVERY
 def test_training_follows_inference_mode(cfg):
-    places.cache_clear()
+    for forget in FORGET:
+        forget()
     model = build(cfg)
     with torch.inference_mode():
         model.eval()(views_of(cfg))

@@ -1,5 +1,6 @@
 """Attention biases that evaluation computes once."""
 from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor
@@ -8,6 +9,28 @@ from relay_seg.precision import autocast_dtype
 
 #: Biases of a module that are kept: of the views of a window or two.
 MOST = 8
+
+
+#: Forgets what :func:`remembered` has kept.
+FORGET: list[Callable[[], None]] = []
+
+
+def remembered(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Give back the tensor of before for the same arguments.
+
+    Not while a model is traced: what that makes is of no use elsewhere.
+    """
+    cached = lru_cache(maxsize=64)(make)
+    FORGET.append(cached.cache_clear)
+
+    @wraps(make)
+    def call(*args: Hashable) -> Tensor:
+        if torch.compiler.is_compiling():
+            return make(*args)
+        with torch.inference_mode(False):  # training may ask for it next
+            return cached(*args)
+
+    return call
 
 
 class KeptBias:

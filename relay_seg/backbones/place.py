@@ -1,12 +1,10 @@
 """A bias of attention between relay and image tokens, by place."""
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .kept_bias import KeptBias
+from .kept_bias import KeptBias, remembered
 
 #: What relay tokens know of where an image token lies in its view.
 RELAY_PLACES = ('bias', 'none')
@@ -22,7 +20,7 @@ def check_relay_place(relay_place: str) -> str:
     return relay_place
 
 
-@lru_cache(maxsize=64)
+@remembered
 def places(shape: Shape, device: torch.device,
            padded: Shape | None = None) -> Tensor:
     """Where the tokens of a map lie in its view: y and x, (h*w, 2).
@@ -35,10 +33,9 @@ def places(shape: Shape, device: torch.device,
         padded: Height and width with tokens that were added below and to
             the right, which lie outside.
     """
-    with torch.inference_mode(False):  # training may ask for them next
-        y, x = ((torch.arange(count, device=device) + 0.5) * 2 / side - 1
-                for side, count in zip(shape, padded or shape))
-        return torch.cartesian_prod(y, x)
+    y, x = ((torch.arange(count, device=device) + 0.5) * 2 / side - 1
+            for side, count in zip(shape, padded or shape))
+    return torch.cartesian_prod(y, x)
 
 
 class PlaceBias(KeptBias, BaseModule):

@@ -1,6 +1,5 @@
 """Blocks and stages of SwinV2 with relay tokens in every attention window."""
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from math import log
 
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from .kept_bias import KeptBias
+from .kept_bias import KeptBias, remembered
 from .layers import PatchMerging, ShiftWindowMSA, SwinBlockV2
 from .place import PlaceBias, places
 
@@ -19,7 +18,7 @@ EPS = 1e-12  # as in F.normalize
 Shape = tuple[int, int]
 
 
-@lru_cache(maxsize=64)
+@remembered
 def shift_mask(shape: Shape, size: int, shift: int, num_relay_tokens: int,
                device: torch.device) -> Tensor:
     """What tokens of a shifted attention window may not see, as -100.

@@ -120,6 +120,12 @@ def build_random(name):
 
 
 @pytest.fixture(scope='session')
+def random_model():
+    """``random_model(name)``: one of ``MODELS_OF``, anew."""
+    return build_random
+
+
+@pytest.fixture(scope='session')
 def exported(tmp_path_factory):
     """``exported(name)``: a model and its file, written once."""
     folder, done = tmp_path_factory.mktemp('exported'), {}

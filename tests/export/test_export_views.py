@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import torch
 
+from relay_seg.backbones.kept_bias import FORGET
 from relay_seg.backbones.layers import ShiftWindowMSA
 from relay_seg.export import (
     OnnxModel,
@@ -82,6 +83,19 @@ def test_inputs_outputs_and_version(exported, name):
         assert isinstance(batch, str) and rest == [3, *size]
     batch, *rest = session_of(path).get_outputs()[0].shape
     assert isinstance(batch, str) and rest == [3, 32, 32]
+
+
+@pytest.mark.parametrize('name', ['swin', 'place', 'swin_place'])
+def test_exports_as_the_first_thing_a_process_does(
+        random_model, name, tmp_path):
+    """No mask or place is kept from before, and none of the trace after."""
+    model = random_model(name)
+    for module in model.modules():
+        if hasattr(module, '_kept'):
+            module._kept.clear()
+    for forget in FORGET:
+        forget()
+    export_onnx(model, tmp_path / 'model.onnx')
 
 
 @EACH
