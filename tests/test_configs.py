@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 ROOT = Path(__file__).parents[1]
-RELAY = sorted((ROOT / 'configs/relay').glob('rt_*.py'))
+LEAN = sorted((ROOT / 'configs/relay').glob('rt_lean_*.py'))
+RELAY = sorted({*(ROOT / 'configs/relay').glob('rt_*.py')} - {*LEAN})
 THREE_VIEWS = sorted((ROOT / 'configs/relay').glob('rt3_*.py'))
 PLAIN = sorted((ROOT / 'configs/plain').glob('*.py'))
 RELEASED = sorted((ROOT / 'configs/released').glob('*.py'))
@@ -44,8 +46,8 @@ def test_twins_differ_only_in_what_relay_means(path):
 
 def test_every_config_is_of_one_kind():
     found = set((ROOT / 'configs').glob('[!_]*/*.py'))
-    assert found == {*RELAY, *THREE_VIEWS, *PLAIN, *RELEASED}
-    assert THREE_VIEWS
+    assert found == {*RELAY, *LEAN, *THREE_VIEWS, *PLAIN, *RELEASED}
+    assert LEAN and THREE_VIEWS
 
 
 @pytest.mark.parametrize('path', THREE_VIEWS, ids=lambda p: p.stem)
@@ -62,8 +64,21 @@ def test_three_views_differ_only_in_the_views(path):
     assert three['model.backbone.num_views'] == 1 + len(factors) == 3
 
 
+@pytest.mark.parametrize('path', LEAN, ids=lambda p: p.stem)
+def test_lean_differs_only_in_what_lean_means(path):
+    lean = dict(flatten(Config.fromfile(path)))
+    name = path.name.replace('rt_lean_', 'rt_', 1)
+    full = dict(flatten(Config.fromfile(path.with_name(name))))
+    nothing = object()
+    assert {k: lean.get(k) for k in lean.keys() | full.keys()
+            if lean.get(k, nothing) != full.get(k, nothing)} == {
+        'model.context_reductions': (8, ), 'model.loss_global': None,
+        'model.loss_agree': None, 'model.backbone.relay_place': 'bias',
+        'train_dataloader.dataset.context_reductions': (8, )}
+
+
 @pytest.mark.parametrize(
-    'path', RELAY + THREE_VIEWS + PLAIN, ids=lambda p: p.stem)
+    'path', RELAY + LEAN + THREE_VIEWS + PLAIN, ids=lambda p: p.stem)
 def test_parts_agree(path):
     cfg = Config.fromfile(path)
     init_default_scope('mmseg')
@@ -73,7 +88,8 @@ def test_parts_agree(path):
     assert tuple(steps['SampleWindow'].window) == crop
     side = cfg.model.backbone.get('img_size', crop[0])  # MiT has none
     assert crop == (side, side)
-    step = 2 * max(cfg.model.get('context_factors', (1, )))
+    step = 2 * max(cfg.model.get('context_reductions')
+                   or cfg.model.get('context_factors', (1, )))
     assert side % step == 0  # centres of all views on whole pixels
     mean = cfg.model.data_preprocessor.mean
     relative = cfg.model.get('relative_bands', ())
@@ -89,12 +105,12 @@ def test_parts_agree(path):
     assert cfg.model.decode_head.loss_decode.avg_non_ignore
 
 
-@pytest.mark.parametrize('path', RELAY, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', RELAY + LEAN, ids=lambda p: p.stem)
 def test_relay_adds_under_two_percent(path):
     count = []
     init_default_scope('mmseg')
     for folder, name in (('relay', path.name),
-                         ('plain', path.name.removeprefix('rt_'))):
+                         ('plain', re.sub('^rt_(lean_)?', '', path.name))):
         cfg = Config.fromfile(ROOT / 'configs' / folder / name)
         cfg.model.decode_head.channels = 32
         model = MODELS.build(cfg.model)
@@ -102,4 +118,4 @@ def test_relay_adds_under_two_percent(path):
     relay, plain = count
     # A fourth band makes the second patch embedding of ViT-S larger.
     four_bands = 'vit_s_archaeoscape' in path.stem
-    assert plain < relay < (1.023 if four_bands else 1.02) * plain
+    assert plain < relay < (1.025 if four_bands else 1.02) * plain
