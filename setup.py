@@ -100,9 +100,10 @@ setup(
         'export': ['onnx>=1.18', 'onnxruntime>=1.22', 'onnxscript>=0.5',
                    'torch>=2.9'],
         # Playwright drives an installed Chromium; it brings none.
-        'test': ['pytest>=7', 'hypothesis>=6', 'ruff==0.17.6', 'mypy==2.4.1',
-                 'timm>=1', 'playwright>=1.40', 'build>=1',
-                 'setuptools>=70.1,<81', 'codespell>=2.4', 'pyyaml>=6'],
+        'test': ['pytest>=7', 'pytest-xdist>=3.5', 'hypothesis>=6',
+                 'ruff==0.17.6', 'mypy==2.4.1', 'timm>=1', 'playwright>=1.40',
+                 'build>=1', 'setuptools>=70.1,<81', 'codespell>=2.4',
+                 'pyyaml>=6'],
         # mkdocs build
         'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10',
                  'mkdocstrings[python]>=0.27,<2'],

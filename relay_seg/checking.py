@@ -137,7 +137,7 @@ def _check_batch_norms(model: nn.Module, batch_size: int,
                   'set train_dataloader.drop_last=True')
     pooled = any(isinstance(m, nn.AdaptiveAvgPool2d)
                  and m.output_size in (1, (1, 1)) for m in model.modules())
-    if pooled and not getattr(model, 'context_factors', ()):
+    if pooled and not getattr(model, 'contexts', ()):
         raise ValueError(
             f'{text} gives batch norms behind a pooling to one pixel a single '
             f'value, of which there is no deviation; {remedy}.')

@@ -73,8 +73,9 @@ def test_lean_differs_only_in_what_lean_means(path):
     assert {k: lean.get(k) for k in lean.keys() | full.keys()
             if lean.get(k, nothing) != full.get(k, nothing)} == {
         'model.context_reductions': (8, ), 'model.loss_global': None,
-        'model.loss_agree': None, 'model.backbone.relay_place': 'bias',
-        'train_dataloader.dataset.context_reductions': (8, )}
+        'model.loss_agree': None,
+        'train_dataloader.dataset.context_reductions': (8, )} | (
+            {'model.backbone.relay_place': 'bias'} if 'swin' in name else {})
 
 
 @pytest.mark.parametrize(
@@ -118,4 +119,4 @@ def test_relay_adds_under_two_percent(path):
     relay, plain = count
     # A fourth band makes the second patch embedding of ViT-S larger.
     four_bands = 'vit_s_archaeoscape' in path.stem
-    assert plain < relay < (1.025 if four_bands else 1.02) * plain
+    assert plain < relay < (1.023 if four_bands else 1.02) * plain

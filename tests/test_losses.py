@@ -649,11 +649,12 @@ def test_one_logit_learns_as_two_do(weights):
         return torch.cat([torch.zeros_like(x), x], dim=1)
 
     for ours, theirs in (
-            (GlobalViewLoss(class_weight=weights)(wide, wide_label, K),
-             GlobalViewLoss(class_weight=weights)(two(wide), wide_label, K)),
-            (AgreementLoss(class_weight=weights)(local, wide, label, K),
+            (GlobalViewLoss(class_weight=weights)(wide, wide_label, WIDE),
+             GlobalViewLoss(class_weight=weights)(
+                 two(wide), wide_label, WIDE)),
+            (AgreementLoss(class_weight=weights)(local, wide, label, WIDE),
              AgreementLoss(class_weight=weights)(
-                 two(local), two(wide), label, K))):
+                 two(local), two(wide), label, WIDE))):
         assert ours > 0 and ours.item() == pytest.approx(theirs.item())
         assert torch.autograd.grad(ours, wide)[0].abs().sum() > 0
 

@@ -55,7 +55,7 @@ class PlaceBias(KeptBias, BaseModule):
     """
 
     def __init__(self, num_heads: int, num_relay_tokens: int,
-                 hidden: int = 32, std: float = 1.) -> None:
+                 hidden: int = 64, std: float = 2.) -> None:
         super().__init__()
         self.num_heads, self.std = num_heads, std
         self.hidden = nn.Linear(2, hidden)

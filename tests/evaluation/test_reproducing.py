@@ -445,7 +445,7 @@ def test_the_training_ends_with_it_and_goes_on_later(root, number):
     process, pids = started(root)
     assert all(map(alive, pids))
     process.send_signal(number)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 128 + number
     assert 'the same command goes on' in said and 'Traceback' not in said
     wait_until(lambda: not any(map(alive, pids)), 5)
@@ -460,7 +460,7 @@ def test_killed_outright_the_folder_stays_locked_while_it_trains(root):
     process, pids = started(root)
     try:
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         (root / 'tools/hang').unlink()
         code, said, calls = run(root, models=['rt_swin2_s'])
         assert (code, calls) == (1, [])

@@ -151,7 +151,7 @@ def test_many_threads_get_the_same_tiles(tmp_path):
              for x in range(side) for y in range(side)]
 
     def fetch(path):
-        with urllib.request.urlopen(server.url + path, timeout=60) as answer:
+        with urllib.request.urlopen(server.url + path, timeout=300) as answer:
             return answer.read()
 
     with serving(*paths) as server, ThreadPoolExecutor(8) as threads:
@@ -280,7 +280,7 @@ def test_tool_serves_until_interrupted(shown):
         with urllib.request.urlopen(url, timeout=10) as page:
             assert b'<title>' in page.read()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert 'Traceback' not in errors
     finally:
