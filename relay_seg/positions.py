@@ -13,6 +13,7 @@ TABLES = re.compile(
 
 def fit_position(pos: Tensor, grid: tuple[int, int], mode: str, *,
                  class_tokens: int = 0, keep: int = 0,
+                 antialias: bool = False,
                  name: str = 'pos_embed') -> Tensor:
     """Resize a position embedding, as that of a square map.
 
@@ -24,6 +25,7 @@ def fit_position(pos: Tensor, grid: tuple[int, int], mode: str, *,
         mode: Interpolation, such as 'bicubic'.
         class_tokens: Class tokens of the file, which may have rows or not.
         keep: Class tokens of the model.
+        antialias: Smooth before a map gets smaller, as timm does.
         name: For the error.
 
     Returns:
@@ -45,6 +47,7 @@ def fit_position(pos: Tensor, grid: tuple[int, int], mode: str, *,
         side = isqrt(pos.shape[1])
         image = pos.mT.unflatten(2, (side, side))  # (1, C, side, side)
         image = F.interpolate(
-            image.float(), grid, mode=mode, align_corners=False)
+            image.float(), grid, mode=mode, align_corners=False,
+            antialias=antialias)
         pos = image.flatten(2).mT.to(pos.dtype)
     return torch.cat((first[:, :keep], pos), dim=1)
