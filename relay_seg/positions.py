@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Follow from the attention window: never loaded.
+#: Follow from the attention window or the architecture: never loaded.
 TABLES = re.compile(
-    r'(^|\.)(relative_position_index|relative_coords_table)$')
+    r'(^|\.)(relative_position_index|relative_coords_table'
+    r'|rope_embed\.periods|qkv\.bias_mask)$')
 
 
 def fit_position(pos: Tensor, grid: tuple[int, int], mode: str, *,

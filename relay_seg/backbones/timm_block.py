@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from relay_seg.precision import autocast_dtype
 
 
+PLAIN = (
+    "Use a plain ViT such as 'vit_small_patch16_dinov3', "
+    "'vit_small_patch14_reg4_dinov2' or 'deit3_small_patch16_224', and in "
+    'timm_cfg what it takes.')
+
+
 def build_plain(arch: str, **options: Any) -> nn.Module:
     """A plain ViT of timm, at random.
 
@@ -34,12 +40,13 @@ def build_plain(arch: str, **options: Any) -> nn.Module:
         near = get_close_matches(arch, timm.list_models('*vit*'), 5, 0.)
         raise ValueError(f'arch={arch!r} is unknown to timm '
                          f'{timm.__version__}; use one like {near}.')
-    plain = timm.create_model(arch, pretrained=False, **options)
+    try:
+        plain = timm.create_model(arch, pretrained=False, **options)
+    except (TypeError, AssertionError) as error:  # it is of another kind
+        raise ValueError(f'arch={arch!r}: {error}. {PLAIN}') from error
     if type(plain) not in (VisionTransformer, Eva):
-        raise ValueError(
-            f'arch={arch!r} is a {type(plain).__name__}, not a plain ViT; '
-            "use one like 'vit_small_patch16_dinov3', "
-            "'vit_small_patch14_reg4_dinov2' or 'deit3_small_patch16_224'.")
+        raise ValueError(f'arch={arch!r} is a {type(plain).__name__} of '
+                         f'timm. {PLAIN}')
     return plain
 
 
