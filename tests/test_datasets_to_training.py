@@ -49,6 +49,10 @@ MODELS_OF = {
     'swin2_s': ('SwinTransformerV2', 'RelaySwinV2', 'small'),
     'swin2_b': ('SwinTransformerV2', 'RelaySwinV2', 'base'),
     'swin2_l': ('SwinTransformerV2', 'RelaySwinV2', 'large'),
+    'dinov3_s': ('TimmViT', 'RelayTimmViT', 'vit_small_patch16_dinov3'),
+    'dinov3_b': ('TimmViT', 'RelayTimmViT', 'vit_base_patch16_dinov3'),
+    'dinov2_s': ('TimmViT', 'RelayTimmViT',
+                 'vit_small_patch14_reg4_dinov2'),
     'segformer_b1': ('MixVisionTransformer', 'RelayMiT', [2, 2, 2, 2]),
     'segformer_b3': ('MixVisionTransformer', 'RelayMiT', [3, 4, 18, 3]),
 }

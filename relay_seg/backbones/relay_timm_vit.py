@@ -203,7 +203,7 @@ class RelayTimmViT(RelayBackbone):
                 x = x + pos[:, self.prefix_rows:]
                 if self.prefix_rows:
                     tokens = [torch.cat(first, 1) + pos[:, :self.prefix_rows]]
-            tokens = [token.expand(len(x), -1, -1) for token in tokens]
+            tokens = [token.expand(x.shape[0], -1, -1) for token in tokens]
             x = torch.cat((*tokens, x), dim=1)  # (B, P + N, C)
             branches.append(self.norm_pre(self.pos_drop(x)))
             shapes.append(shape)

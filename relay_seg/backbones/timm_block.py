@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from relay_seg.precision import autocast_dtype
 
 
+#: Blocks of timm whose MLP need not run on tokens that stay.
+PRE_NORM = 'Block', 'EvaBlock'
 PLAIN = (
     "Use a plain ViT such as 'vit_small_patch16_dinov3', "
     "'vit_small_patch14_reg4_dinov2' or 'deit3_small_patch16_224', and in "
@@ -128,8 +130,21 @@ def timm_block(block: nn.Module, bias: Tensor | None, rope: Tensor | None,
     if bias is not None:
         dtype = autocast_dtype(tokens.device.type) or tokens.dtype
         options['attn_mask'] = bias.to(dtype)
+    if relay_only and type(block).__name__ in PRE_NORM:
+        heard = block.attn(block.norm1(tokens), **options)[:, :r]
+        relay = relay + block.drop_path1(_scaled(block, 1, heard))
+        told = block.mlp(block.norm2(relay))
+        return x, relay + block.drop_path2(_scaled(block, 2, told))
     tokens = block(tokens, **options)
     return (x if relay_only else tokens[:, r:]), tokens[:, :r]
+
+
+def _scaled(block: nn.Module, half: int, x: Tensor) -> Tensor:
+    """LayerScale of one half of a block, as either class has it."""
+    if hasattr(block, f'ls{half}'):
+        return getattr(block, f'ls{half}')(x)
+    gamma = getattr(block, f'gamma_{half}')
+    return x if gamma is None else gamma * x
 
 
 class LoRALinear(nn.Linear):

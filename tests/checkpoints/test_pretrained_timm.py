@@ -39,10 +39,11 @@ def timm_of(arch, size=None, **more):
 
 def dinov2(state):
     """timm's weights under the names of the DINOv2 repository."""
-    out = dict(state, mask_token=torch.zeros(1, 24))
+    dims = state['cls_token'].shape[-1]
+    out = dict(state, mask_token=torch.zeros(1, dims))
     if 'reg_token' in out:
         out['register_tokens'] = out.pop('reg_token')
-        first = torch.randn(1, 1, 24)
+        first = torch.randn(1, 1, dims)
         out['cls_token'] = out['cls_token'] - first
         out['pos_embed'] = torch.cat((first, out['pos_embed']), 1)
     if 'blocks.0.mlp.norm.weight' in out or out[
@@ -55,7 +56,8 @@ def dinov2(state):
 
 def dinov3(state):
     """Likewise of the DINOv3 repository."""
-    out = dict(mask_token=torch.zeros(1, 24))
+    dims = state['cls_token'].shape[-1]
+    out = dict(mask_token=torch.zeros(1, dims))
     out['rope_embed.periods'] = torch.ones(3, dtype=torch.bfloat16)
     for key, value in state.items():
         for ours, theirs in (
@@ -70,10 +72,10 @@ def dinov3(state):
         out[key] = value
         if key.endswith('attn.qkv.weight'):
             block = key.removesuffix('qkv.weight')
-            q, v = (state.get(f'{block}{x}_bias', torch.zeros(24))
+            q, v = (state.get(f'{block}{x}_bias', torch.zeros(dims))
                     for x in 'qv')
-            out[f'{block}qkv.bias'] = torch.cat((q, torch.zeros(24), v))
-            out[f'{block}qkv.bias_mask'] = torch.ones(72)
+            out[f'{block}qkv.bias'] = torch.cat((q, torch.zeros(dims), v))
+            out[f'{block}qkv.bias_mask'] = torch.ones(3 * dims)
     return out
 
 

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {'vit': ['local', 'global'], 'swin': ['local', 'global'],
          'swin_mean': ['local', 'global'],
          'place': ['local', 'global'], 'swin_place': ['local', 'global'],
+         'timm': ['local', 'global'], 'dinov2': ['local', 'global'],
          'linear': ['local', 'global', 'global_2']}
 EACH = pytest.mark.parametrize('name', list(NAMES))
 
