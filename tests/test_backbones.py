@@ -680,8 +680,8 @@ def test_train_keeps_frozen_parts_in_eval_mode(cfg, frozen_stages, prefixes):
     model.train()
     assert model.training
     for name, m in model.named_modules():
-        frozen = (name + '.').startswith(prefixes + ('drop_after_pos', 'pos_drop',
-                                               'norm_pre'))
+        frozen = (name + '.').startswith(
+            prefixes + ('drop_after_pos', 'pos_drop', 'norm_pre'))
         leaf = not any(m.children()) and 'relay' not in name
         if frozen and leaf:
             assert not m.training, name
@@ -716,7 +716,8 @@ def test_frozen_parts_do_not_draw(cfg):
 
 @ALL
 def test_frozen_model_trains_the_rest(cfg):
-    model = build_random(cfg, frozen_stages=1 if cfg['type'] in VITS else 0).train()
+    stages = 1 if cfg['type'] in VITS else 0
+    model = build_random(cfg, frozen_stages=stages).train()
     sum(x.square().sum() for x in flat(model(make_views()))).backward()
     for name, p in model.named_parameters():
         assert (p.grad is not None) == p.requires_grad, name

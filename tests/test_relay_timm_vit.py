@@ -1,6 +1,7 @@
 """What only RelayTimmViT has; tests/test_backbones.py asks the rest."""
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -110,7 +111,8 @@ def test_frozen_keeps_less_for_the_backward_pass(arch):
             frozen=dict(frozen=True),
             plain=dict(frozen=True, num_relay_tokens=0)).items():
         model = build(arch, **changes).train()
-        kept[name] = saved_bytes(model, lambda: loss_of(model, views_of()))
+        kept[name] = saved_bytes(
+            model, partial(loss_of, model, views_of()))
     assert kept['all'] > kept['lora'] > kept['frozen'] > kept['plain']
     maps = 2 * 2 * 16 * 16 * 4  # what the loss itself keeps
     assert kept['plain'] <= 2 * maps

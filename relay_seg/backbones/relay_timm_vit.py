@@ -112,7 +112,7 @@ class RelayTimmViT(RelayBackbone):
         self.patch_embed = plain.patch_embed
         self.pos_drop = plain.pos_drop
         self.norm_pre = plain.norm_pre
-        self.rope = getattr(plain, 'rope', None)
+        self.rope: Any = getattr(plain, 'rope', None)
         self.blocks = plain.blocks
         self.norm = plain.norm
         self.prefix = plain.num_prefix_tokens

@@ -1,7 +1,6 @@
 """What is needed of timm, and a block of its ViTs with relay tokens."""
 from copy import deepcopy
 from difflib import get_close_matches
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from relay_seg.precision import autocast_dtype
 
+from .kept_bias import remembered
 
 #: Blocks of timm whose MLP need not run on tokens that stay.
 PRE_NORM = 'Block', 'EvaBlock'
@@ -67,7 +67,7 @@ def resized_position(pos: Tensor, old: tuple[int, int],
         pos, new_size=list(new), old_size=list(old), num_prefix_tokens=first)
 
 
-def scaled_rotary(rope: nn.Module, scale: float) -> nn.Module:
+def scaled_rotary(rope: Any, scale: float) -> nn.Module:
     """Rotary positions of a view that is ``scale`` times as wide.
 
     Its coordinates are those of the local view, and go on beyond its borders.
@@ -89,7 +89,7 @@ def scaled_rotary(rope: nn.Module, scale: float) -> nn.Module:
     return wide
 
 
-def rotary(rope: nn.Module, shape: tuple[int, int]) -> Tensor:
+def rotary(rope: Any, shape: tuple[int, int]) -> Tensor:
     """Sines and cosines for a map of tokens, (h*w, 2 * dims of a head).
 
     For each block another one, (depth, heads, h*w, ...), where timm has
@@ -102,15 +102,14 @@ def rotary(rope: nn.Module, shape: tuple[int, int]) -> Tensor:
     return _fixed_rotary(rope, shape, device)
 
 
-@lru_cache(maxsize=64)
-def _fixed_rotary(rope: nn.Module, shape: tuple[int, int],
+@remembered
+def _fixed_rotary(rope: Any, shape: tuple[int, int],
                   device: torch.device) -> Tensor:
     """Kept, since timm makes coordinates on the CPU."""
-    with torch.inference_mode(False):  # training may ask for them next
-        return rope.get_embed(shape=list(shape))
+    return rope.get_embed(shape=list(shape))
 
 
-def timm_block(block: nn.Module, bias: Tensor | None, rope: Tensor | None,
+def timm_block(block: Any, bias: Tensor | None, rope: Tensor | None,
                x: Tensor, relay: Tensor, relay_only: bool = False
                ) -> tuple[Tensor, Tensor]:
     """Update the tokens of one view and the relay tokens.
@@ -126,7 +125,7 @@ def timm_block(block: nn.Module, bias: Tensor | None, rope: Tensor | None,
     """
     r = relay.shape[1]
     tokens = torch.cat((relay, x), dim=1)  # (B, R + P + N, C)
-    options = {} if rope is None else dict(rope=rope)
+    options: dict = {} if rope is None else dict(rope=rope)
     if bias is not None:
         dtype = autocast_dtype(tokens.device.type) or tokens.dtype
         options['attn_mask'] = bias.to(dtype)

@@ -37,7 +37,7 @@ def _dinov2(weights: Weights) -> Weights:
 def _dinov3(weights: Weights) -> Weights:
     """A bias of queries and of values; that of keys is nothing."""
     gated = any('.mlp.fc1_g.' in key for key in weights)
-    out = {}
+    out: Weights = {}
     for key, value in weights.items():
         if gated:
             key = key.replace('.mlp.fc1.', '.mlp.fc1_x.')
