@@ -20,7 +20,12 @@ from torch import nn
 from torch.nn.functional import linear
 
 from relay_seg.analysis import counted_flops, saved_bytes
-from relay_seg.backbones import RelaySwinV2, RelayViT
+from relay_seg.backbones import (
+    RelaySwinV2,
+    RelayTimmViT,
+    RelayViT,
+    TimmViT,
+)
 
 SIDE = 256
 
@@ -41,16 +46,25 @@ def swins(arch: str) -> tuple[nn.Module, nn.Module]:
                               out_indices=every))
 
 
+def timm_vits(arch: str) -> tuple[nn.Module, nn.Module]:
+    """The plain one takes timm's layers as timm does."""
+    return (RelayTimmViT(arch, img_size=SIDE, patch_size=16),
+            TimmViT(arch=arch, img_size=SIDE, patch_size=16))
+
+
 MODELS = {
     'ViT-S': (vits, 'deit-small'),
     'SwinV2-T': (swins, 'tiny'),
     'SwinV2-S': (swins, 'small'),
+    'DINOv3-S': (timm_vits, 'vit_small_patch16_dinov3'),
+    'DINOv3-B': (timm_vits, 'vit_base_patch16_dinov3'),
+    'DINOv2-S': (timm_vits, 'vit_small_patch14_reg4_dinov2'),
 }
 
 
 def forward(model: nn.Module, views: tuple) -> torch.Tensor:
     """One number that depends on all feature maps."""
-    if isinstance(model, (VisionTransformer, SwinTransformerV2)):
+    if isinstance(model, (VisionTransformer, SwinTransformerV2, TimmViT)):
         pyramids = [model(view) for view in views]
     else:
         pyramids = model(views)

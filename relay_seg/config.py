@@ -25,7 +25,8 @@ READ = {
     'tta_pipeline'}
 #: Pixels of the input under a token of the last feature map, by the last
 #: part of a backbone's type; 32 for others.
-STRIDES = dict(RelayViT=16, VisionTransformer=16)
+STRIDES = dict(
+    RelayViT=16, VisionTransformer=16, RelayTimmViT=16, TimmViT=16)
 #: How far a length in metres may be from whole pixels, in pixels.
 WHOLE = 1e-3
 
@@ -286,11 +287,14 @@ def pixel_size(cfg: Config) -> float:
 
 def _check_input(cfg: Config, size: Size) -> None:
     """Does the model take views of this size?"""
-    kind = str(cfg.model.backbone.type).split('.')[-1]
+    backbone = cfg.model.backbone
+    kind = str(backbone.type).split('.')[-1]
     from relay_seg.views import contexts_of
     stride = STRIDES.get(kind, 32)
-    if kind in STRIDES:
-        stride = cfg.model.backbone.get('patch_size', stride)
+    if kind in STRIDES:  # timm says it in the name
+        named = re.search(r'_patch(\d+)', str(backbone.get('arch')))
+        stride = (backbone.get('patch_size')
+                  or (int(named[1]) if named else stride))
     contexts = contexts_of(cfg.model.get('context_factors', ()),
                            cfg.model.get('context_reductions'))
     multiple = lcm(stride, *(n for k, r in contexts for n in (

@@ -21,13 +21,14 @@ def without_pretrained(module: BaseModule) -> Iterator[list[dict]]:
     init_cfg = module.init_cfg
     cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
     files = [dict(c) for c in cfgs if c.get('type') in PRETRAINED]
-    known = {'type', 'checkpoint', 'prefix', 'bands', 'trust', 'map_location'}
+    known = {'type', 'checkpoint', 'prefix', 'bands', 'patches', 'trust',
+             'map_location'}
     for file in files:
         unknown = set(file) - known
         if unknown or 'checkpoint' not in file:
             raise ValueError(
                 f'init_cfg={file} needs checkpoint=... and may have prefix, '
-                f'bands and trust, but not {sorted(unknown)}.')
+                f'bands, patches and trust, but not {sorted(unknown)}.')
         file.pop('type')
         file.pop('map_location', None)  # of the host; weights are copied
     if files:

@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Follow from the attention window: never loaded.
+#: Follow from the attention window or the architecture: never loaded.
 TABLES = re.compile(
-    r'(^|\.)(relative_position_index|relative_coords_table)$')
+    r'(^|\.)(relative_position_index|relative_coords_table'
+    r'|rope_embed\.periods|qkv\.bias_mask)$')
 
 
 def fit_position(pos: Tensor, grid: tuple[int, int], mode: str, *,
                  class_tokens: int = 0, keep: int = 0,
+                 antialias: bool = False,
                  name: str = 'pos_embed') -> Tensor:
     """Resize a position embedding, as that of a square map.
 
@@ -24,6 +26,7 @@ def fit_position(pos: Tensor, grid: tuple[int, int], mode: str, *,
         mode: Interpolation, such as 'bicubic'.
         class_tokens: Class tokens of the file, which may have rows or not.
         keep: Class tokens of the model.
+        antialias: Smooth before a map gets smaller, as timm does.
         name: For the error.
 
     Returns:
@@ -45,6 +48,7 @@ def fit_position(pos: Tensor, grid: tuple[int, int], mode: str, *,
         side = isqrt(pos.shape[1])
         image = pos.mT.unflatten(2, (side, side))  # (1, C, side, side)
         image = F.interpolate(
-            image.float(), grid, mode=mode, align_corners=False)
+            image.float(), grid, mode=mode, align_corners=False,
+            antialias=antialias)
         pos = image.flatten(2).mT.to(pos.dtype)
     return torch.cat((first[:, :keep], pos), dim=1)

@@ -26,6 +26,14 @@ def small_model(cfg):
         changed['embed_dims'] = backbone.embed_dims // SHRINK
         changed['num_layers'] = [min(x, 3) for x in backbone.num_layers]
         return model
+    if backbone.type.endswith('TimmViT'):
+        dims = model['decode_head']['in_channels']
+        dims = dims if isinstance(dims, int) else dims[0]
+        changed['timm_cfg'] = dict(embed_dim=dims, num_heads=dims // 8)
+        changed['img_size'] = SIDE
+        if cfg.model.get('neck'):
+            model['neck'] = dict(embed_dim=dims)
+        return model
     is_vit = 'out_type' in backbone or backbone.type == 'RelayViT'
     arch = dict((VIT_ARCHS if is_vit else SWINV2_ARCHS)[backbone.arch])
     arch['embed_dims'] //= SHRINK

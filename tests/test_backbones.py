@@ -6,6 +6,7 @@ import re
 from unittest.mock import patch
 
 import pytest
+import timm
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
@@ -52,9 +53,18 @@ MIT = dict(
     strides=[4, 2],
     sr_ratios=[2, 1],
     out_indices=(0, 1))
+TIMM = dict(
+    type='RelayTimmViT',
+    arch='vit_small_patch16_dinov3',
+    timm_cfg=dict(embed_dim=12, depth=3, num_heads=3, init_values=0.1),
+    img_size=32,
+    patch_size=8,
+    out_indices=[0, 2])
+DINO = TIMM | dict(arch='vit_small_patch14_reg4_dinov2')
 SCALED = VIT | dict(layer_scale_init_value=1e-4)
 
-FAMILIES = dict(vit=VIT, swin=SWIN, mit=MIT)
+FAMILIES = dict(vit=VIT, swin=SWIN, mit=MIT, dinov3=TIMM, dinov2=DINO)
+VITS = 'RelayViT', 'RelayTimmViT'
 ALL = pytest.mark.parametrize('cfg', FAMILIES.values(), ids=FAMILIES)
 EVERY = pytest.mark.parametrize(
     'cfg', [c | dict(fusion=f) for c in FAMILIES.values() for f in FUSIONS],
@@ -63,6 +73,7 @@ EVERY = pytest.mark.parametrize(
 # Parameters that no plain model has, and that are not stems.
 RELAY = ('relay_tokens', 'relay_bias', 'relay_merge')
 STEMS = ('patch_embed', 'pos_embed', 'global_', 'layers.0.0.')
+TOKENS = 'cls_token', 'reg_token'
 
 
 @pytest.fixture(autouse=True)
@@ -116,12 +127,34 @@ def host_of(cfg, **changes):
         model = SwinTransformerV2(**cfg)
     elif family == 'RelayMiT':
         model = MixVisionTransformer(**cfg)
+    elif family == 'RelayTimmViT':
+        model = timm_of(**cfg)
     else:
         cfg = dict(with_cls_token=False, out_type='featmap') | cfg
         model = VisionTransformer(**cfg)
     randomise(model)
     model.eval()  # gives None, in the host
     return model
+
+
+def timm_of(arch, out_indices, timm_cfg=dict(), in_channels=3, **cfg):
+    """timm's own model, which gives feature maps."""
+    plain = timm.create_model(
+        arch, num_classes=0, dynamic_img_size=True, in_chans=in_channels,
+        global_pool='', **cfg | timm_cfg)
+
+    def maps(x):
+        last, found = plain.forward_intermediates(x, indices=out_indices)
+        last = last[:, plain.num_prefix_tokens:].mT
+        return [*found[:-1], last.unflatten(2, found[0].shape[2:])]
+
+    plain.forward = maps
+    return plain
+
+
+def projection(cfg):
+    """Name of the stem's convolution in its module."""
+    return 'proj' if cfg['type'] == 'RelayTimmViT' else 'projection'
 
 
 # Shapes ---------------------------------------------------------------------
@@ -133,7 +166,7 @@ def test_one_pyramid_for_each_view(cfg, num_views):
     model = build_random(cfg, num_views=num_views)
     pyramids = model(make_views(num_views))
     shapes = [[tuple(x.shape) for x in pyramid] for pyramid in pyramids]
-    expected = ([(2, 12, 4, 4)] * 2 if cfg['type'] == 'RelayViT' else
+    expected = ([(2, 12, 4, 4)] * 2 if cfg['type'] in VITS else
                 [(2, 6, 8, 8), (2, 12, 4, 4)])
     assert shapes == [expected] * num_views
 
@@ -188,7 +221,7 @@ def test_out_indices_of_stages_in_any_form(cfg, given):
 @ALL
 def test_leaves_the_config_as_it_is(cfg):
     cfg = copy.deepcopy(cfg)
-    if cfg['type'] == 'RelayViT':
+    if cfg['type'] in VITS:
         cfg['out_indices'] = [-1, 0]
     before = copy.deepcopy(cfg)
     MODELS.build(ConfigDict(cfg))
@@ -213,6 +246,15 @@ HOST_CASES = [
     (MIT, dict()),
     (MIT, dict(out_indices=(1, ), qkv_bias=False, mlp_ratio=2)),
     (MIT, dict(norm_cfg=dict(type='LN', eps=1e-3), sr_ratios=[3, 2])),
+    (TIMM, dict()),
+    (TIMM, dict(arch='vit_small_patch16_dinov3_qkvb')),
+    (TIMM, dict(arch='vit_small_patch16_rope_mixed_224')),
+    (DINO, dict()),
+    (DINO, dict(img_size=(16, 48))),
+    (DINO, dict(arch='vit_small_patch14_dinov2')),
+    (DINO, dict(arch='deit3_small_patch16_224')),
+    (DINO, dict(arch='vit_base_patch16_clip_224')),
+    (DINO, dict(arch='vit_base_patch16_siglip_224')),
 ]
 HOST = pytest.mark.parametrize('cfg, changes', HOST_CASES)
 
@@ -252,6 +294,9 @@ def test_without_relay_tokens_local_view_equals_the_host(cfg):
 def test_one_view_training_equals_the_host(cfg):
     """Same gradients; dropout and stochastic depth draw the same numbers."""
     changes = dict(drop_rate=0.2, drop_path_rate=0.3)
+    if cfg['type'] == 'RelayTimmViT':
+        rate = dict(proj_drop_rate=changes.pop('drop_rate'))
+        changes['timm_cfg'] = cfg['timm_cfg'] | rate
     host = host_of(cfg, **changes)
     host.train()
     model = build(cfg, num_views=1, num_relay_tokens=0, **changes).train()
@@ -265,7 +310,10 @@ def test_one_view_training_equals_the_host(cfg):
     sum(y.square().sum() for y in ours).backward()
     sum(y.square().sum() for y in theirs).backward()
     for (name, p), q in zip(model.named_parameters(), host.parameters()):
-        assert torch.equal(p.grad, q.grad), name
+        if cfg['type'] == 'RelayTimmViT':  # its maps add up otherwise
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-3)
+        else:
+            assert torch.equal(p.grad, q.grad), name
 
 
 # What relay tokens do -------------------------------------------------------
@@ -303,7 +351,8 @@ def test_first_block_sees_the_wide_view_first(cfg):
     # Of the layers of the first block, the last that both kinds of token
     # pass together.
     name = {'RelayViT': 'layers.0', 'RelaySwinV2': 'stages.0.blocks.0',
-            'RelayMiT': 'layers.0.1.0.norm2'}[cfg['type']]
+            'RelayMiT': 'layers.0.1.0.norm2', 'RelayTimmViT': 'blocks.0',
+            }[cfg['type']]
     model.get_submodule(name).register_forward_hook(
         lambda module, given, out: outputs.append(out))
     model((local, wide))
@@ -316,8 +365,8 @@ def test_first_block_sees_the_wide_view_first(cfg):
 
 
 @pytest.mark.parametrize(
-    'cfg', [VIT, SCALED, SWIN, MIT],
-    ids=['vit', 'vit-layer-scale', 'swin', 'mit'])
+    'cfg', [VIT, SCALED, SWIN, MIT, TIMM, DINO],
+    ids=['vit', 'vit-layer-scale', 'swin', 'mit', 'dinov3', 'dinov2'])
 @pytest.mark.parametrize('num_views', [2, 3])
 def test_every_parameter_gets_a_gradient(cfg, num_views):
     model = build_random(cfg, num_views=num_views).train()
@@ -392,7 +441,7 @@ def test_checkpointing_calls_each_block_again(cfg):
     with patch('torch.utils.checkpoint.checkpoint',
                wraps=torch.utils.checkpoint.checkpoint) as checkpoint:
         model(views)
-        blocks = 3 if cfg is VIT else 4
+        blocks = 3 if cfg['type'] in VITS else 4
         assert checkpoint.call_count == 2 * blocks
         model.eval()(views)
         assert checkpoint.call_count == 2 * blocks
@@ -439,10 +488,10 @@ def test_deepcopy_is_independent(cfg):
     # The copy fits weights to itself, not to the original.
     plain = host_of(cfg)
     other.load_state_dict(plain.state_dict(), strict=False)
-    weight = other.state_dict()['global_patch_embed.0.projection.weight']
+    name = f'{projection(cfg)}.weight'
+    weight = other.state_dict()[f'global_patch_embed.0.{name}']
     local, = (name for name, wide in model.stem.items() if 'patch' in wide)
-    assert torch.equal(
-        weight, plain.get_submodule(local).projection.weight)
+    assert torch.equal(weight, plain.get_parameter(f'{local}.{name}'))
     assert_equal(flat(model(views)), before)
 
 
@@ -492,6 +541,10 @@ def drop_probs(model):
         return [(m.attn.dropout_layer.drop_prob,
                  m.ffn.dropout_layer.drop_prob)
                 for _, blocks, _ in model.layers for m in blocks]
+    if hasattr(model, 'blocks'):
+        return [(getattr(m.drop_path1, 'drop_prob', 0.),
+                 getattr(m.drop_path2, 'drop_prob', 0.))
+                for m in model.blocks]
     if hasattr(model, 'layers'):
         return [(m.attn.out_drop.drop_prob, m.ffn.dropout_layer.drop_prob)
                 for m in model.layers]
@@ -569,6 +622,9 @@ def test_swin_relay_bias_learned_and_zero():
     dict(type='RelaySwinV2', arch='small', img_size=256),
     dict(type='RelayMiT', embed_dims=32, num_layers=[2, 2, 2, 2],
          num_heads=[1, 2, 5, 8]),
+    dict(type='RelayTimmViT'),
+    dict(type='RelayTimmViT', arch='vit_small_patch14_reg4_dinov2',
+         img_size=224),
 ])
 def test_relay_adds_under_two_percent(cfg):
     relay, plain = (
@@ -587,6 +643,9 @@ FROZEN = [
     (SWIN, 1, ('patch_embed', 'stages.', 'norm')),
     (MIT, 0, ('layers.0.', )),
     (MIT, 1, ('layers.', )),
+    (TIMM, 1, (*STEMS[:2], *TOKENS, 'blocks.0.')),
+    (TIMM, 3, (*STEMS[:2], *TOKENS, 'blocks.', 'norm.')),
+    (DINO, 2, (*STEMS[:2], *TOKENS, 'blocks.0.', 'blocks.1.')),
 ]
 
 
@@ -603,7 +662,7 @@ def test_frozen_stages(cfg, frozen_stages, prefixes):
 
 @pytest.mark.parametrize(
     'cfg, frozen_stages, prefixes',
-    [case for case in FROZEN[1:] if case[0] is not MIT])  # its host cannot
+    [c for c in FROZEN[1:] if c[0] in (VIT, SWIN)])  # others cannot
 def test_freezes_what_the_host_freezes(cfg, frozen_stages, prefixes):
     host = host_of(cfg, frozen_stages=frozen_stages)
     host.train()
@@ -621,7 +680,8 @@ def test_train_keeps_frozen_parts_in_eval_mode(cfg, frozen_stages, prefixes):
     model.train()
     assert model.training
     for name, m in model.named_modules():
-        frozen = (name + '.').startswith(prefixes + ('drop_after_pos', ))
+        frozen = (name + '.').startswith(
+            prefixes + ('drop_after_pos', 'pos_drop', 'norm_pre'))
         leaf = not any(m.children()) and 'relay' not in name
         if frozen and leaf:
             assert not m.training, name
@@ -637,6 +697,10 @@ def test_frozen_parts_do_not_draw(cfg):
         changes = dict(frozen_stages=3, layer_cfgs=layers, drop_rate=0.5)
     elif cfg is MIT:
         changes = dict(frozen_stages=1, drop_path_rate=0.5, **layers)
+    elif cfg['type'] == 'RelayTimmViT':
+        changes = dict(frozen=True, drop_path_rate=0.5, timm_cfg=dict(
+            pos_drop_rate=0.5, proj_drop_rate=0.5, attn_drop_rate=0.5))
+        changes['timm_cfg'] |= cfg['timm_cfg']
     else:
         changes = dict(
             frozen_stages=1, drop_rate=0.5, drop_path_rate=0.5,
@@ -652,7 +716,8 @@ def test_frozen_parts_do_not_draw(cfg):
 
 @ALL
 def test_frozen_model_trains_the_rest(cfg):
-    model = build_random(cfg, frozen_stages=1 if cfg is VIT else 0).train()
+    stages = 1 if cfg['type'] in VITS else 0
+    model = build_random(cfg, frozen_stages=stages).train()
     sum(x.square().sum() for x in flat(model(make_views()))).backward()
     for name, p in model.named_parameters():
         assert (p.grad is not None) == p.requires_grad, name
@@ -716,7 +781,7 @@ def test_init_weights_leaves_no_zero_tokens(cfg):
         assert 0.01 < value.std().item() < 0.03, name
 
 
-@ALL
+@pytest.mark.parametrize('cfg', [VIT, SWIN, MIT])  # timm draws when it builds
 def test_init_weights_starts_where_the_host_does(cfg):
     """Same spread of every parameter that the host has too."""
     model, host = build_random(cfg), host_of(cfg)
@@ -807,11 +872,13 @@ def test_loading_leaves_the_state_dict(cfg):
 def test_loading_tells_of_missing_and_surplus_keys(cfg):
     state = host_of(cfg).state_dict()
     state['surplus'] = torch.ones(1)
-    name = next(k for k in state if 'projection.weight' in k)
+    wide = f'global_patch_embed.0.{projection(cfg)}.weight'
+    name = next(k for k in state if k.endswith(
+        ('projection.weight', 'patch_embed.proj.weight')))
     lost = state.pop(name)
     missing, surplus = build(cfg).load_state_dict(state, strict=False)
     assert surplus == ['surplus']
-    assert {name, 'global_patch_embed.0.projection.weight'} <= set(missing)
+    assert {name, wide} <= set(missing)
     state[name] = lost
     missing, _ = build(cfg).load_state_dict(state, strict=False)
     assert missing
@@ -890,6 +957,21 @@ WRONG = [
     (MIT, dict(out_indices=[0, 2]), 'out_indices.*0 to 1'),
     (MIT, dict(fusion='sum'), "fusion='sum'.*sequential.*mean"),
     (SWIN, dict(window_size=[4, 4, 4]), 'window_size has 3 values for 2'),
+    (TIMM, dict(fusion='sum'), "fusion='sum'.*sequential.*mean"),
+    (TIMM, dict(out_indices=[3]), r'out_indices=\[3\].*3'),
+    (TIMM, dict(arch='vit_small_patch16_dino3'),
+     'arch=.*dino3.*unknown.*vit_small_patch16_dinov3'),
+    (TIMM, dict(arch='resnet18', timm_cfg={}), 'ResNet.*plain ViT.*dinov3'),
+    (TIMM, dict(arch='deit_tiny_distilled_patch16_224'),
+     'istil.*plain ViT.*dinov3'),
+    (TIMM, dict(timm_cfg=dict(widths=3)), 'widths.*timm_cfg'),
+    (TIMM, dict(rotary_scales=[4, 8]), 'rotary_scales.*1 global'),
+    (DINO, dict(rotary_scales=[4]), 'no rotary.*leave them out'),
+    (TIMM, dict(arch='vit_small_patch16_rope_224', rotary_scales=[4]),
+     'rotary_scales=4.*DINOv3.*use 1'),
+    (TIMM, dict(lora_rank=2), 'lora_rank=2.*frozen=True'),
+    (TIMM, dict(arch='vit_small_patch16_dinov3_qkvb', lora_rank=2,
+                frozen=True), 'lora_rank=2.*q_bias.*without'),
 ]
 
 

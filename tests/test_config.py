@@ -116,6 +116,17 @@ def test_sizes_that_do_not_fit_are_named(name, window, input_size, message):
                     input_size=input_size)
 
 
+@pytest.mark.parametrize('patch', [None, 14])
+def test_patches_of_timm_stand_in_the_name(patch):
+    """Where the config does not say them itself."""
+    cfg = load_config(ROOT / 'configs/relay/rt_dinov2_s_gleason.py')
+    cfg.model.backbone.patch_size = patch
+    set_window(cfg, ['224'])
+    assert cfg.model.backbone.img_size == 224
+    with pytest.raises(ValueError, match='RelayTimmViT.*multiples of 56'):
+        set_window(cfg, ['256'])
+
+
 def test_whole_scenes_have_no_window():
     with pytest.raises(ValueError, match="mode 'whole'"):
         load_config(ROOT / RELAY, {'model.test_cfg.mode': 'whole'},

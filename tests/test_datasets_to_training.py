@@ -49,6 +49,10 @@ MODELS_OF = {
     'swin2_s': ('SwinTransformerV2', 'RelaySwinV2', 'small'),
     'swin2_b': ('SwinTransformerV2', 'RelaySwinV2', 'base'),
     'swin2_l': ('SwinTransformerV2', 'RelaySwinV2', 'large'),
+    'dinov3_s': ('TimmViT', 'RelayTimmViT', 'vit_small_patch16_dinov3'),
+    'dinov3_b': ('TimmViT', 'RelayTimmViT', 'vit_base_patch16_dinov3'),
+    'dinov2_s': ('TimmViT', 'RelayTimmViT',
+                 'vit_small_patch14_reg4_dinov2'),
     'segformer_b1': ('MixVisionTransformer', 'RelayMiT', [2, 2, 2, 2]),
     'segformer_b3': ('MixVisionTransformer', 'RelayMiT', [3, 4, 18, 3]),
 }
@@ -321,7 +325,8 @@ def test_config_trains_a_step_and_segments_a_scene(kind, model, data):
     assert [key for key, grad in grads.items()
             if not torch.isfinite(grad).all()] == []
     assert any(grad.any() for key, grad in grads.items()
-               if 'backbone.' in key and 'projection' in key)
+               if 'backbone.' in key and (
+                   'projection' in key or 'patch_embed.proj' in key))
 
     segmentor.eval()
     scene = torch.rand(bands, 71, 93) * 255

@@ -20,7 +20,11 @@ SMALL = {
             embed_dims=8, depths=[2, 2], num_heads=[2, 2],
             extra_norm_every_n_blocks=0)),
     'MiT': dict(type='RelayMiT', embed_dims=8, num_heads=[1, 1, 2, 2]),
+    'timm': dict(
+        type='RelayTimmViT', img_size=32, patch_size=8, timm_cfg=dict(
+            embed_dim=16, depth=2, num_heads=2, init_values=1.)),
 }
+VITS = 'RelayViT', 'RelayTimmViT'
 MIT = SMALL['MiT'] | dict(num_layers=[1, 1, 1, 1])
 EVERY = pytest.mark.parametrize('cfg', SMALL.values(), ids=SMALL)
 
@@ -51,12 +55,12 @@ def test_places_are_those_of_the_view_whatever_the_map():
     assert added[2].tolist() == [-0.5, 1.5]  # outside
 
 
-@pytest.mark.parametrize('cfg', [SMALL['ViT'], SMALL['SwinV2'], MIT],
-                         ids=SMALL)
+@pytest.mark.parametrize(
+    'cfg', [SMALL['ViT'], SMALL['SwinV2'], MIT, SMALL['timm']], ids=SMALL)
 def test_a_block_each_draws_with_the_deviation_it_says(cfg):
     """Also where a backbone draws all of its linear layers anew."""
     found = place_biases(build(cfg))
-    assert len(found) == (2 if cfg['type'] == 'RelayViT' else 4)
+    assert len(found) == (2 if cfg['type'] in VITS else 4)
     for each in found:
         std = each.logits.weight.detach().std().item()
         assert std == pytest.approx(each.std, rel=0.2)

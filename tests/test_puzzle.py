@@ -8,7 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from relay_seg.backbones import RelayMiT, RelaySwinV2, RelayViT
+from relay_seg.backbones import (
+    RelayMiT,
+    RelaySwinV2,
+    RelayTimmViT,
+    RelayViT,
+)
+from relay_seg.backbones.place import RELAY_PLACES
 from relay_seg.backbones.relay_swinv2 import RELAY_BIASES
 from relay_seg.relay import FUSIONS
 
@@ -82,10 +88,19 @@ def accuracy_after(build, steps, enough=None, draw=batch_of):
 MIT = dict(
     embed_dims=16, num_stages=2, num_layers=[2, 2], num_heads=[1, 2],
     patch_sizes=[7, 3], strides=[4, 2], sr_ratios=[2, 1], out_indices=[1])
+TIMM = dict(
+    arch='vit_small_patch16_dinov3', img_size=SIDE, patch_size=8,
+    timm_cfg=dict(embed_dim=32, depth=3, num_heads=2, mlp_ratio=2,
+                  init_values=1.))
 FAMILIES = {
     'vit': lambda **kw: RelayViT(in_channels=1, **VIT, **kw),
     'swin': lambda **kw: RelaySwinV2(in_channels=1, **SWIN, **kw),
     'mit': lambda **kw: RelayMiT(in_channels=1, **MIT, **kw),
+    'dinov3': lambda **kw: RelayTimmViT(
+        **dict(TIMM, in_channels=1, relay_place='bias') | kw),
+    'dinov2': lambda **kw: RelayTimmViT(**dict(
+        TIMM, in_channels=1, relay_place='bias',
+        arch='vit_small_patch14_reg4_dinov2') | kw),
 }
 
 
@@ -103,7 +118,7 @@ def test_cut_off_it_cannot_be_solved(family):
 
 
 def main():
-    """Steps that each fusion and relay bias needs: the table in the docs."""
+    """Steps that each variant needs: the tables in the docs."""
     torch.set_num_threads(1)
     print('| model | fusion | relay bias | steps to 95 % | accuracy |')
     print('|---|---|---|---|---|')
@@ -117,6 +132,14 @@ def main():
         steps = steps if share >= 0.95 else 'not in 400'
         print(f'| {family} | {args["fusion"]} | {args.get("relay_bias", "-")}'
               f' | {steps} | {share:.3f} |', flush=True)
+    print('\n| rotary coordinates | relay_place | steps to 95 % | accuracy |')
+    print('|---|---|---|---|')
+    for scale, said in ((1, 'its own'), (FACTOR, 'of the local view')):
+        for place in RELAY_PLACES[::-1]:
+            share, steps = accuracy_after(
+                lambda s=scale, p=place: FAMILIES['dinov3'](
+                    rotary_scales=[s], relay_place=p), 600, enough=0.95)
+            print(f'| {said} | {place} | {steps} | {share:.3f} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,14 @@ from relay_seg.positions import TABLES
 
 from .authors import our_head
 from .content import meta_of
-from .namings import Naming, Weights, find_naming, mmpretrain, timm
+from .namings import (
+    Naming,
+    Weights,
+    find_naming,
+    mmpretrain,
+    timm,
+    timm_vit,
+)
 from .placing import CLASS_TOKENS, RELAY, TOKENS, TWIN
 from .pretrained import share, summary
 from .reading import read_checkpoint
@@ -16,7 +23,8 @@ from .writing import write_checkpoint
 TARGETS = ('mmpretrain', 'timm', 'relay', 'plain')
 PLAIN: dict[str, dict[str | None, Naming]] = {
     'mmpretrain': {'ViT': mmpretrain.VIT, 'SwinV2': mmpretrain.SWINV2},
-    'timm': {'ViT': timm.VIT, 'SwinV2': timm.SWINV2},
+    'timm': {'ViT': timm.VIT, 'SwinV2': timm.SWINV2,
+             timm_vit.FAMILY: timm_vit.PLAIN},
 }
 #: Parts of our segmentors beside the backbone.
 SEGMENTOR = ('neck.', 'decode_head.', 'auxiliary_head.')
@@ -105,8 +113,8 @@ def _backbone(ours: Weights, naming: Naming, target: str,
     """Weights kept, copies of stems, and names dropped."""
     copied = {}
     if target == 'relay':
-        # A relay model has no place for class tokens and their rows.
-        dropped = [k for k in ours if k in TOKENS]
+        # RelayViT has no place for class tokens and their rows.
+        dropped = [k for k in ours if k in TOKENS and naming.family == 'ViT']
         tokens = sum(k in CLASS_TOKENS for k in dropped)
         kept = {k: v for k, v in ours.items() if k not in dropped}
         if tokens and _has_rows(ours, tokens):

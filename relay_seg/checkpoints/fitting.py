@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from .namings import Weights
 
+PATCHES = ('error', 'resample')
 BANDS = ('error', 'repeat-mean', 'rgb+random', 'rgb+zero', 'rgb+normal')
 
 
@@ -43,6 +44,31 @@ def fit_bands(weight: Tensor, initial: Tensor, rule: str,
     elif rule == 'rgb+normal':
         others = torch.randn_like(others)
     return torch.cat((weight, others), dim=1)
+
+
+def fit_patches(weight: Tensor, side: int, rule: str, source: str) -> Tensor:
+    """Fit a patch embedding to patches of another size.
+
+    Args:
+        weight: Of the file, (D, bands, P, P).
+        side: Pixels of a side that are wanted.
+        rule: 'resample': so that an image that is resized gives what it gave
+            (FlexiViT, arXiv 2212.08013; needs timm). 'error': an error.
+        source: File, for the error.
+    """
+    if rule == 'error':
+        raise ValueError(
+            f'{source} has patches of {weight.shape[2]} pixels, this model '
+            f'of {side}: they see other things, and are not resized. Use a '
+            f'file with patches of {side}, or patch_size={weight.shape[2]} '
+            'and windows that are a multiple of it, or say '
+            "patches='resample' in init_cfg.")
+    try:
+        from timm.layers import resample_patch_embed
+    except ImportError as error:
+        raise ImportError("patches='resample' needs timm; run pip install "
+                          "'relay-seg[timm]'.") from error
+    return resample_patch_embed(weight, [side, side])
 
 
 def attention_windows(tables: Weights) -> dict[str, tuple[int, int]]:

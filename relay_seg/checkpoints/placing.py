@@ -8,12 +8,16 @@ from torch import nn
 
 from relay_seg.positions import TABLES, fit_position
 
-from .fitting import compare_windows, fit_bands
+from .fitting import compare_windows, fit_bands, fit_patches
 from .namings import Weights
 
 #: What relay adds; no other model has it.
 RELAY = re.compile(
     r'^relay_tokens$|\.relay_bias$|(^|\.)relay_(merge|places?)\.')
+#: What LoRA adds.
+LORA = re.compile(r'\.lora_[ab]$')
+#: Biases that may be left out where they are nothing.
+BIASES = re.compile(r'\.attn\.[qv]_bias$')
 CLASS_TOKENS = ('cls_token', 'dist_token')
 TOKENS = (*CLASS_TOKENS, 'mask_token')
 #: Norms of feature maps, and the final norm of ViT.
@@ -23,7 +27,8 @@ TWIN = re.compile(r'^(global_(?:patch_embed|pos_embed))\.\d+')
 
 #: First convolution of a stem.
 STEM = re.compile(
-    r'^(patch_embed|global_patch_embed\.\d+|layers\.0\.0)\.projection\.weight')
+    r'^(patch_embed|global_patch_embed\.\d+|layers\.0\.0)'
+    r'\.proj(ection)?\.weight')
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Placed:
 
 
 def place(weights: Weights, model: nn.Module, bands: str,
-          source: str) -> Placed:
+          source: str, patches: str = 'error') -> Placed:
     """Find the place of every weight, and a weight for every place.
 
     Args:
@@ -52,6 +57,7 @@ def place(weights: Weights, model: nn.Module, bands: str,
         model: Backbone, initialised.
         bands: See :func:`relay_seg.checkpoints.fitting.fit_bands`.
         source: File, for errors.
+        patches: See :func:`relay_seg.checkpoints.fitting.fit_patches`.
 
     Raises:
         ValueError: Weights without a place or places without a weight, all
@@ -71,20 +77,22 @@ def place(weights: Weights, model: nn.Module, bands: str,
                 copied[name] = loaded[local]
     # Copies are fitted each by itself: a rule may draw bands.
     both = loaded | copied
-    changes = _fit(both, places, model, bands, source)
+    changes = _fit(both, places, model, bands, source, patches)
     loaded, copied = ({k: both[k] for k in x} for x in (loaded, copied))
     notes += [f'{k}: {v}' for k, v in changes.items() if k in loaded]
 
     surplus = [name for name in loaded if name not in places]
     dropped = [name for name in surplus
-               if name in TOKENS or OUTPUT_NORMS.match(name)]
+               if name in TOKENS or OUTPUT_NORMS.match(name)
+               or (BIASES.search(name) and not loaded[name].any())]
     surplus = [name for name in surplus if name not in dropped]
     missing = [name for name in places
                if name not in loaded and name not in copied]
-    has_relay = any(RELAY.search(name) for name in loaded)
+    added = [kind for kind in (RELAY, LORA)
+             if not any(map(kind.search, loaded))]
     last = f'norm{len(getattr(model, "stages", ())) - 1}.'
     new = [name for name in missing
-           if (RELAY.search(name) and not has_relay)
+           if any(kind.search(name) for kind in added)
            or (re.match(r'norm\d\.', name) and not name.startswith(last))]
     missing = [name for name in missing if name not in new]
     other = [name for name, value in loaded.items() if name in places
@@ -100,7 +108,7 @@ def place(weights: Weights, model: nn.Module, bands: str,
 
 
 def _fit(weights: Weights, places: Weights, model: nn.Module, bands: str,
-         source: str) -> dict[str, str]:
+         source: str, patches: str) -> dict[str, str]:
     """Fit weights to their places, and say what was done to which."""
     changes = {}
     for name, value in weights.items():
@@ -108,25 +116,27 @@ def _fit(weights: Weights, places: Weights, model: nn.Module, bands: str,
             continue
         wanted = places[name].shape
         if STEM.match(name):
+            said = []
             if value.shape[2:] != wanted[2:]:
-                raise ValueError(
-                    f'{source} has patches of {value.shape[2]} pixels, this '
-                    f'model of {wanted[2]}: they see other things, and are '
-                    f'not resized. Use a file with patches of {wanted[2]}, '
-                    f'or patch_size={value.shape[2]} and windows that are a '
-                    'multiple of it.')
+                value = fit_patches(value, wanted[2], patches, source)
+                said.append(f'patches of {weights[name].shape[2]} -> '
+                            f'{wanted[2]} pixels')
             if value.shape[1] != wanted[1]:
-                weights[name] = fit_bands(
+                said.append(f'{value.shape[1]} -> {wanted[1]} bands '
+                            f'({bands})')
+                value = fit_bands(
                     value, places[name].detach(), bands, source)
-                changes[name] = (f'{value.shape[1]} -> {wanted[1]} bands '
-                                 f'({bands})')
+            weights[name], changes[name] = value, ', '.join(said)
         elif 'pos_embed' in name:
             grid: Any = model.patch_resolution
+            rows: Any = getattr(model, 'prefix_rows', sum(
+                t in places for t in CLASS_TOKENS))
             mode: Any = model.interpolate_mode
             weights[name] = fit_position(
                 value, tuple(grid), mode,
                 class_tokens=sum(t in weights for t in CLASS_TOKENS),
-                keep=sum(t in places for t in CLASS_TOKENS),
+                keep=rows,
+                antialias=getattr(model, 'antialias', False),
                 name=f'{name} of {source}')
             changes[name] = f'{value.shape[1]} -> {wanted[1]} rows ({mode})'
     return changes
@@ -144,6 +154,14 @@ REMEDIES = (
      "The file's relay tokens have no bias: set relay_bias='zero'."),
     (r'relay_place', "The file has a bias by place: set relay_place='bias'.",
      "The file has no bias by place: set relay_place='none'."),
+    (r'\.lora_', 'The file has LoRA: set its lora_rank.',
+     "The file's LoRA lacks these: set its lora_rank."),
+    (BIASES.pattern, 'The file has biases of queries and values: use the '
+     'arch with _qkvb.', 'The file has no biases of queries and values: use '
+     'the arch without _qkvb.'),
+    (r'^reg_token', 'The file has register tokens: use an arch that has them '
+     '(dinov3, reg4_dinov2).', 'The file has no register tokens: use an arch '
+     'without them (patch14_dinov2).'),
     (r'^ln1\.', '', 'The file has no final norm: set final_norm=False.'),
 )
 

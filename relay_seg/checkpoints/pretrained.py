@@ -8,12 +8,13 @@ from mmengine.logging import MMLogger
 from mmseg.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
+from relay_seg.backbones import RelayTimmViT
 from relay_seg.init_cfg import PRETRAINED
 
 from .content import check_finite
 from .downloading import URLS, fetch, local_file
-from .fitting import BANDS
-from .namings import Naming, find_naming
+from .fitting import BANDS, PATCHES
+from .namings import Naming, find_naming, timm_vit
 from .placing import assign, place
 from .reading import read_checkpoint
 from .unwrapping import split, unwrap
@@ -26,7 +27,7 @@ OTHERWISE = (', or train from random weights (tools/train.py --pretrained '
 @WEIGHT_INITIALIZERS.register_module()
 def load_pretrained(model: nn.Module, checkpoint: str,
                     prefix: str | None = None, bands: str = 'error',
-                    trust: bool = False) -> str:
+                    patches: str = 'error', trust: bool = False) -> str:
     """Load weights of any known naming into a backbone; log what was done.
 
     In a run of several processes all must call it: one downloads.
@@ -37,6 +38,8 @@ def load_pretrained(model: nn.Module, checkpoint: str,
         prefix: Of the backbone's weights in the file; found out by default.
         bands: What to do if the file is for another number of bands, see
             :func:`relay_seg.checkpoints.fitting.fit_bands`.
+        patches: What to do if the file is for patches of another size, see
+            :func:`relay_seg.checkpoints.fitting.fit_patches`.
         trust: See :func:`relay_seg.checkpoints.read_checkpoint`.
 
     Returns:
@@ -47,12 +50,14 @@ def load_pretrained(model: nn.Module, checkpoint: str,
     """
     if bands not in BANDS:
         raise ValueError(f'bands={bands!r}; use one of {BANDS}.')
+    if patches not in PATCHES:
+        raise ValueError(f'patches={patches!r}; use one of {PATCHES}.')
     source = str(checkpoint)
     fetch(checkpoint, OTHERWISE)
     parts = split(unwrap(read_checkpoint(checkpoint, trust=trust), source),
                   source, prefix)
     family = family_of(model)
-    naming = (find_naming(parts.backbone, source) if family
+    naming = (find_naming(parts.backbone, source, family) if family
               else names_of(model))
     if naming.family != family:
         raise ValueError(
@@ -68,7 +73,7 @@ def load_pretrained(model: nn.Module, checkpoint: str,
             'not have: '
             f'{", ".join(unknown)}')
 
-    placed = place(weights, model, bands, source)
+    placed = place(weights, model, bands, source, patches)
     check_finite(placed.loaded, source)
     assign(placed, model)
     lines = [
@@ -89,12 +94,14 @@ def load_pretrained(model: nn.Module, checkpoint: str,
 
 
 def family_of(model: nn.Module) -> str | None:
-    """'ViT', 'SwinV2', 'MiT', or None for a backbone of another kind."""
+    """Family of its namings, or None for a backbone of another kind."""
     names = dict(model.named_parameters())
     if 'layers.0.1.0.attn.attn.in_proj_weight' in names:
         return 'MiT'
     if 'stages.0.blocks.0.attn.w_msa.logit_scale' in names:
         return 'SwinV2'
+    if isinstance(model, RelayTimmViT):
+        return timm_vit.FAMILY
     return 'ViT' if 'layers.0.ln1.weight' in names else None
 
 
@@ -150,7 +157,7 @@ def set_pretrained(cfg: Config, source: str) -> None:
             raise FileNotFoundError(
                 f'{source} is no file; give the path or URL of a file of '
                 'weights, or none for random weights.')
-        kept = {key: files[0][key] for key in ('bands', 'prefix')
+        kept = {key: files[0][key] for key in ('bands', 'patches', 'prefix')
                 if files and key in files[0]}
         rest.append(dict(type='Pretrained', checkpoint=source, **kept))
     backbone.init_cfg = rest if len(rest) > 1 else rest[0] if rest else None

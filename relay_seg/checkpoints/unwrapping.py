@@ -14,7 +14,7 @@ PREFIXES = ('module.', 'network.', 'net.', '_orig_mod.')
 #: Of the authors' plain ViT: ``ViT.``
 BACKBONES = ('backbone.', 'model.', 'ViT.')
 #: Parts of classifiers after pooling, and of losses; none is of use here.
-CLASSIFIERS = ('head.', 'head_dist.', 'fc_norm.', 'criterion.')
+CLASSIFIERS = ('head.', 'head_dist.', 'fc_norm.', 'attn_pool.', 'criterion.')
 #: Parts of models beside the backbone.
 HEADS = (*CLASSIFIERS, 'neck.', 'decode_head.', 'auxiliary_head.',
          'seg_head.')

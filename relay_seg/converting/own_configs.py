@@ -24,7 +24,8 @@ RARE = 0.02
 #: Models that are trained from scratch learn in larger steps.
 RATES = {'swin2_n': 1e-3}
 RELAY_TYPES = {'mmpretrain.SwinTransformerV2': 'RelaySwinV2',
-               'mmpretrain.VisionTransformer': 'RelayViT'}
+               'mmpretrain.VisionTransformer': 'RelayViT',
+               'TimmViT': 'RelayTimmViT'}
 #: What the plain ViT of the host needs to give feature maps.
 PLAIN_ONLY = 'with_cls_token', 'out_type'
 

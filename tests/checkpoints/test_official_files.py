@@ -10,14 +10,16 @@ import pytest
 import timm
 import torch
 from mmseg.registry import MODELS
+from test_pretrained_timm import dinov2, dinov3
 
+from relay_seg.checkpoints.namings.timm_vit import FAMILY
 from relay_seg.checkpoints.pretrained import load_pretrained
+from relay_seg.positions import TABLES
 
 ROOT = Path(__file__).parents[2]
 #: The first of the numbers: none that a model starts from.
 FIRST = 1000
-TABLES = re.compile(
-    r'attn_mask$|relative_coords_table$|relative_position_index$')
+IGNORED = re.compile(rf'attn_mask$|{TABLES.pattern}')
 
 
 # What is in the files -------------------------------------------------------
@@ -69,6 +71,12 @@ def mit(**settings):
     return {k: v.shape for k, v in model.state_dict().items()}
 
 
+def dino(arch, names, **settings):
+    """Shapes of timm's model under the names of the official file."""
+    model = timm.create_model(arch, num_classes=0, **settings)
+    return {k: v.shape for k, v in names(model.state_dict()).items()}
+
+
 def table(m):
     """Distances in an attention window of m x m, as SwinV2 scales them."""
     steps = torch.arange(1 - m, m) * 8 / (m - 1)
@@ -83,6 +91,8 @@ MIT_B3 = MIT_B1 | dict(num_layers=[3, 4, 18, 3])
 VIT = dict(img_size=256, layer_scale_init_value=1e-4)
 VIT_M = dict(embed_dims=512, num_layers=12, num_heads=8,
              feedforward_channels=2048)
+V3_S, V3_B, V2_S = ('vit_small_patch16_dinov3', 'vit_base_patch16_dinov3',
+                    'vit_small_patch14_reg4_dinov2')
 SWIN = dict(img_size=256, window_size=8)
 SWIN_L = SWIN | dict(arch='large', pretrained_window_sizes=[12, 12, 12, 6])
 #: File: family, what is in it, arguments of the backbones.
@@ -101,6 +111,12 @@ FILES = {
         'SwinV2', lambda: swinv2('base'), SWIN | dict(arch='base')),
     'swinv2_large_patch4_window12_192_22k.pth': (
         'SwinV2', lambda: swinv2('large', 12, 192, 21841), SWIN_L),
+    'dinov3_vits16_pretrain_lvd1689m-08c60483.pth': (
+        FAMILY, lambda: dino(V3_S, dinov3), dict(arch=V3_S)),
+    'dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth': (
+        FAMILY, lambda: dino(V3_B, dinov3), dict(arch=V3_B)),
+    'dinov2_vits14_reg4_pretrain.pth': (
+        FAMILY, lambda: dino(V2_S, dinov2), dict(arch=V2_S, img_size=224)),
     'mit_b0_20220624-7e0fe6dd.pth': ('MiT', lambda: mit(**MIT_B0), MIT_B0),
     'mit_b1_20220624-02e5a6a1.pth': ('MiT', lambda: mit(**MIT_B1), MIT_B1),
     'mit_b3_20220624-13b1141c.pth': ('MiT', lambda: mit(**MIT_B3), MIT_B3),
@@ -109,6 +125,7 @@ BACKBONES = {
     'ViT': ('RelayViT', dict(type='mmpretrain.VisionTransformer',
                              with_cls_token=False, out_type='featmap')),
     'SwinV2': ('RelaySwinV2', dict(type='mmpretrain.SwinTransformerV2')),
+    FAMILY: ('RelayTimmViT', dict(type='TimmViT')),
     'MiT': ('RelayMiT', dict(type='MixVisionTransformer')),
 }
 
@@ -120,12 +137,19 @@ def write(name, folder):
     for number, (key, shape) in enumerate(shapes().items(), FIRST):
         if key.endswith('relative_coords_table'):
             state[key] = table((shape[1] + 1) // 2)
+        elif key.endswith('attn.qkv.bias') and 'storage_tokens' in state:
+            state[key] = torch.zeros(shape)  # as published
+            continue
         else:
             state[key] = torch.tensor([float(number)]).expand(shape)
-        if not TABLES.search(key) and not key.startswith('head.'):
+        if not key.startswith('head.') and not IGNORED.search(key):
             shape_of[number] = shape
-    torch.save(state if family == 'MiT' else dict(model=state), folder / name)
-    assert (folder / name).stat().st_size < 2**22
+    if 'register_tokens' in state:  # a row that is added to the class token
+        state['pos_embed'] = state['pos_embed'].clone()
+        state['pos_embed'][:, 0] = 0
+    bare = family in ('MiT', FAMILY)
+    torch.save(state if bare else dict(model=state), folder / name)
+    assert (folder / name).stat().st_size < 2**23
     return shape_of
 
 

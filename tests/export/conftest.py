@@ -43,6 +43,7 @@ VIT_UPER = dict(
     decode_head=UPER | dict(in_channels=[12] * 4, in_index=[0, 1, 2, 3]))
 
 ONE_LAYER = dict(arch=VIT['arch'] | dict(num_layers=1), out_indices=[0])
+SMALL_TIMM = dict(embed_dim=12, depth=2, num_heads=3, init_values=1.)
 LINEAR = dict(
     type='LinearHead', stride=8, in_channels=12, in_index=0, num_classes=3)
 
@@ -54,6 +55,18 @@ MODELS_OF = {
                  decode_head=ONE_LEVEL),
     'swin_mean': dict(backbone=SWIN | dict(fusion='mean'),
                       decode_head=LINEAR | dict(in_index=1)),
+    'timm': dict(
+        backbone=dict(
+            type='RelayTimmViT', arch='vit_small_patch16_dinov3',
+            img_size=SIZE, patch_size=8, out_indices=[1], rotary_scales=[4],
+            relay_place='bias', timm_cfg=SMALL_TIMM),
+        context_reductions=(8, ), decode_head=LINEAR),
+    'dinov2': dict(
+        backbone=dict(
+            type='RelayTimmViT', arch='vit_small_patch14_reg4_dinov2',
+            img_size=64, patch_size=8, out_indices=[1],
+            timm_cfg=SMALL_TIMM),
+        decode_head=LINEAR),
     'place': dict(
         backbone=VIT | ONE_LAYER | dict(relay_place='bias'),
         context_reductions=(8, ), decode_head=LINEAR),

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {'vit': ['local', 'global'], 'swin': ['local', 'global'],
          'swin_mean': ['local', 'global'],
          'place': ['local', 'global'], 'swin_place': ['local', 'global'],
+         'timm': ['local', 'global'], 'dinov2': ['local', 'global'],
          'linear': ['local', 'global', 'global_2']}
 EACH = pytest.mark.parametrize('name', list(NAMES))
 
@@ -85,7 +86,7 @@ def test_inputs_outputs_and_version(exported, name):
     assert isinstance(batch, str) and rest == [3, 32, 32]
 
 
-@pytest.mark.parametrize('name', ['swin', 'place', 'swin_place'])
+@pytest.mark.parametrize('name', ['swin', 'place', 'swin_place', 'timm'])
 def test_exports_as_the_first_thing_a_process_does(
         random_model, name, tmp_path):
     """No mask or place is kept from before, and none of the trace after."""

@@ -229,7 +229,15 @@ SWIN = VIT | dict(
                   extra_norm_every_n_blocks=0)))
 
 
-@pytest.mark.parametrize('cfg', [VIT, SWIN], ids=['vit', 'swin'])
+TIMM = VIT | dict(
+    backbone=dict(
+        type='RelayTimmViT', arch='vit_small_patch16_dinov3', img_size=32,
+        patch_size=8, timm_cfg=dict(
+            embed_dim=12, depth=2, num_heads=3, init_values=1.)))
+
+
+@pytest.mark.parametrize(
+    'cfg', [VIT, SWIN, TIMM], ids=['vit', 'swin', 'dinov3'])
 def test_relay_models(cfg, noise, scene_file, tmp_path, check):
     model = MODELS.build(ConfigDict(cfg))
     with torch.no_grad():

@@ -1,0 +1,10 @@
+_base_ = 'vit_s_upernet.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='TimmViT',
+        arch='vit_small_patch16_dinov3',
+        img_size=256,
+        patch_size=16,
+        out_indices=[2, 5, 8, 11],
+        drop_path_rate=0.1))
