@@ -63,7 +63,7 @@ def section(name: str, results: dict) -> str:
         experiment, RealExperiment) else ''
     parts = [f'## {experiment.title}', experiment.words,
              f'`python benchmarks/evidence/run.py {name}`: {len(runs)} runs '
-             f'with seeds 0 to {facts["seeds"] - 1}, {hours:.1f} hours of '
+             f'with {seeds_of(facts["seeds"])}, {hours:.1f} hours of '
              f'runs{searched}, {facts["workers"]} at a time, on '
              f'{facts["machine"]}. '
              + settings(facts),
@@ -73,6 +73,10 @@ def section(name: str, results: dict) -> str:
     if findings.exists():
         parts.append(findings.read_text().strip())
     return '\n\n'.join(parts)
+
+
+def seeds_of(number: int) -> str:
+    return f'seeds 0 to {number - 1}' if number > 1 else 'seed 0'
 
 
 def settings(facts: dict) -> str:
