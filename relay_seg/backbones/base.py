@@ -1,16 +1,18 @@
 """What the relay backbones have in common: twins, relay tokens, freezing."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import torch
+import torch.utils.checkpoint as cp
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from relay_seg.init_cfg import load_files, without_pretrained
-from relay_seg.relay import FUSIONS
+from relay_seg.relay import FUSIONS, Block
 from relay_seg.views import Views
 
 
@@ -48,6 +50,8 @@ class RelayBackbone(BaseModule):
             :func:`relay_seg.checkpoints.pretrained.load_pretrained`.
     """
 
+    #: Activation checkpointing.
+    with_cp = False
     #: Local stem: path of the module -> attribute of the global views' copies.
     stem = {'patch_embed': 'global_patch_embed'}
 
@@ -175,6 +179,21 @@ class RelayBackbone(BaseModule):
                              f'{[tuple(view.shape) for view in views]}.')
         alone = local_only and not self.num_relay_tokens
         return views[:1] if alone else views
+
+    def _for_views(self, shapes: Sequence[Any],
+                   step: Callable[[Any], Block]) -> list[Block]:
+        """A block as each view passes it, one for views alike.
+
+        Args:
+            shapes: Of each view the height and width of its token map, or
+                what else the block depends on.
+            step: The block for one of these.
+        """
+        steps = {shape: step(shape) for shape in dict.fromkeys(shapes)}
+        if self.with_cp and self.training:
+            steps = {shape: partial(cp.checkpoint, block, use_reentrant=False)
+                     for shape, block in steps.items()}
+        return [steps[shape] for shape in shapes]
 
     @staticmethod
     def _pyramids(views: Views, local_only: bool) -> list[list[Tensor]]:

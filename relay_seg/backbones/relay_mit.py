@@ -2,7 +2,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch.utils.checkpoint as cp
 from mmengine.model import ModuleDict, ModuleList
 from mmseg.registry import MODELS
 from torch import nn
@@ -103,15 +102,9 @@ class RelayMiT(RelayBackbone):
     def _prepare(self, i: int, j: int,
                  shapes: Sequence[tuple[int, int]]) -> list[Block]:
         """Block j of stage i as each view passes it."""
-        steps: dict[tuple[int, int], Block] = {}
         place: Any = self.relay_places and self.relay_places[f'{i}_{j}']
-        for shape in shapes:
-            if shape not in steps:
-                step = partial(mix_block, self.layers[i][1][j], place, shape)
-                if self.with_cp and self.training:
-                    step = partial(cp.checkpoint, step, use_reentrant=False)
-                steps[shape] = step
-        return [steps[shape] for shape in shapes]
+        return self._for_views(shapes, partial(
+            partial, mix_block, self.layers[i][1][j], place))
 
     def _init_tokens(self) -> None:
         super()._init_tokens()

@@ -2,7 +2,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-import torch.utils.checkpoint as cp
 from mmengine.model import ModuleList
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -198,24 +197,20 @@ class RelaySwinV2(RelayBackbone):
 
     def _prepare(self, block: RelaySwinBlock,
                  shapes: Sequence[Shape]) -> list[Block]:
-        """The block as each view passes it, one for views of one shape."""
-        steps = {shape: self._step(block, shape, shapes[0])
-                 for shape in dict.fromkeys(shapes)}
-        return [steps[shape] for shape in shapes]
+        """The block as each view passes it."""
+        return self._for_views(
+            shapes, partial(self._step, block, shapes[0]))
 
-    def _step(self, block: RelaySwinBlock, shape: Shape,
-              local: Shape) -> Block:
+    def _step(self, block: RelaySwinBlock, local: Shape,
+              shape: Shape) -> Block:
         size = block.window_size(shape, local)
         fits = min(shape) >= block.attn.window_size or block.attn.pad_small_map
         if not self.num_relay_tokens and fits:
-            step = partial(block.forward_plain, shape)
-        else:  # the bias is computed once for all views of a shape
-            # (The block's base, of the host, is not typed.)
-            step = partial(  # type: ignore[misc]
-                block, shape, size, block.attention_bias(shape, size))
-        if self.with_cp and self.training:
-            step = partial(cp.checkpoint, step, use_reentrant=False)
-        return step
+            return partial(block.forward_plain, shape)
+        # The bias is computed once for all views of a shape.
+        # (The block's base, of the host, is not typed.)
+        return partial(  # type: ignore[misc]
+            block, shape, size, block.attention_bias(shape, size))
 
     def _block_names(self) -> list[str]:
         return [f'stages.{i}.blocks.{j}.' for i, stage in enumerate(

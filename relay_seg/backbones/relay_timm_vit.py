@@ -3,7 +3,6 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.utils.checkpoint as cp
 from mmengine.model import ModuleList
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -220,9 +219,9 @@ class RelayTimmViT(RelayBackbone):
                  ropes: Sequence[Tensor | None]) -> list[Block]:
         """Block i as each view passes it, one object for views alike."""
         keys = list(zip(self.scales, shapes))
-        made = {key: self._step(i, key[1], rope)
-                for key, rope in zip(keys, ropes)}
-        return [made[key] for key in keys]
+        of_key = dict(zip(keys, ropes))
+        return self._for_views(
+            keys, lambda key: self._step(i, key[1], of_key[key]))
 
     def _step(self, i: int, shape: tuple[int, int],
               rope: Tensor | None) -> Block:
@@ -233,10 +232,7 @@ class RelayTimmViT(RelayBackbone):
                 self.prefix, self.num_relay_tokens)
         if rope is not None and rope.ndim > 3:  # one for each block
             rope = rope[i]
-        step = partial(timm_block, self.blocks[i], bias, rope)
-        if self.with_cp and self.training:
-            step = partial(cp.checkpoint, step, use_reentrant=False)
-        return step
+        return partial(timm_block, self.blocks[i], bias, rope)
 
     def _block_names(self) -> list[str]:
         return [f'blocks.{i}.' for i in range(self.num_layers)]

@@ -4,7 +4,6 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.utils.checkpoint as cp
 from mmengine.model import ModuleList
 from mmengine.model.weight_init import trunc_normal_
 from mmseg.registry import MODELS
@@ -195,10 +194,8 @@ class RelayViT(RelayBackbone):
         return tuple(branches), shapes
 
     def _prepare(self, i: int, shapes: Sequence[tuple]) -> list[Block]:
-        """Layer i as each view passes it, one for views of one shape."""
-        steps = {shape: self._step(i, shape)
-                 for shape in dict.fromkeys(shapes)}
-        return [steps[shape] for shape in shapes]
+        """Layer i as each view passes it."""
+        return self._for_views(shapes, partial(self._step, i))
 
     def _step(self, i: int, shape: tuple[int, int]) -> Block:
         bias = None
@@ -206,10 +203,7 @@ class RelayViT(RelayBackbone):
             r = self.num_relay_tokens
             bias = cast(PlaceBias, self.relay_places[i]).of_maps(
                 shape, shape).roll((r, r), (1, 2))
-        step = partial(vit_block, self.layers[i], bias)
-        if self.with_cp and self.training:
-            step = partial(cp.checkpoint, step, use_reentrant=False)
-        return step
+        return partial(vit_block, self.layers[i], bias)
 
     def _init_tokens(self) -> None:
         super()._init_tokens()
