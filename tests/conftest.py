@@ -1,5 +1,6 @@
 """Tiny scenes on disk, and the same random numbers for every test."""
 import random
+import signal
 import warnings
 from pathlib import Path
 
@@ -25,10 +26,16 @@ settings.load_profile('relay')
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Each test draws the same numbers, whatever ran before it."""
+    """Each test draws the same numbers, whatever ran before it.
+
+    Commands that it runs in this process may answer SIGTERM in their way.
+    """
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def _write_raster(path, image):
