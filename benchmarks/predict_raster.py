@@ -133,7 +133,7 @@ def predict(name: str, scene: Path, height: int, width: int) -> dict:
     model = build(name)
     part = cut_scene(scene, height, width)
     source = RasterSource([part], bands_of(model))
-    wanted = needed(plan_for(model, source.shape, Settings()), source,
+    wanted = needed(plan_for(model, source, Settings()).blocks, source,
                     model.out_channels)
     before = now_mb()
     start = time.perf_counter()

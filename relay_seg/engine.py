@@ -194,28 +194,53 @@ def _use_gloo(cfg: Config) -> None:
 
 
 def start_processes(launcher: str,
-                    patience: timedelta | None = None) -> str | None:
+                    patience: timedelta | None = None) -> None:
     """Join a process group for messages between CPUs.
 
     Args:
         launcher: How processes were started; nothing happens for ``none``.
         patience: How long processes wait for each other, if not as long as
             is usual.
-
-    Returns:
-        The GPU of this process; None if there is no choice.
     """
     if launcher == 'none':
-        return None
-    if launcher == 'slurm':
-        os.environ.setdefault('RANK', os.environ['SLURM_PROCID'])
-        os.environ.setdefault('WORLD_SIZE', os.environ['SLURM_NTASKS'])
-        os.environ.setdefault('LOCAL_RANK', os.environ['SLURM_LOCALID'])
+        return
+    for name, value in _slurm(launcher).items():
+        os.environ.setdefault(name, value)
     torch.distributed.init_process_group('gloo', timeout=patience)
-    if not torch.cuda.is_available():
-        return None
-    rank = int(os.environ.get('LOCAL_RANK', 0))
-    return f'cuda:{rank % torch.cuda.device_count()}'
+
+
+def _slurm(launcher: str) -> dict[str, str]:
+    """What torchrun tells of a process, of one that Slurm started."""
+    names = dict(RANK='PROCID', WORLD_SIZE='NTASKS', LOCAL_RANK='LOCALID')
+    return {} if launcher != 'slurm' else {
+        name: os.environ[f'SLURM_{own}'] for name, own in names.items()}
+
+
+def launched(launcher: str) -> tuple[tuple[int, int], str | None]:
+    """What a process is to do that need not talk to others.
+
+    Args:
+        launcher: How processes were started.
+
+    Returns:
+        Number of its part, from 1, and of how many; its GPU, None if there
+        is no choice.
+
+    Raises:
+        ValueError: It was not started so.
+    """
+    if launcher == 'none':
+        return (1, 1), None
+    try:
+        facts = os.environ | _slurm(launcher)
+        rank, size, local = (int(facts[name]) for name in (
+            'RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
+    except KeyError as error:
+        raise ValueError(
+            f'--launcher {launcher}: {error} is not set; start processes '
+            'with tools/dist_predict.sh or srun, or leave it out.') from error
+    gpus = torch.cuda.device_count()
+    return (rank + 1, size), f'cuda:{local % gpus}' if gpus else None
 
 
 def leave_processes() -> None:

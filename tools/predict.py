@@ -4,15 +4,12 @@
     tools/predict.py --onnx MODEL.onnx INPUT... -o OUT
 """
 import argparse
-import datetime
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-
-#: Processes wait for the slowest one, which may have a long way to go.
-PATIENCE = datetime.timedelta(days=7)
 
 
 def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -34,8 +31,9 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         'in units of the CRS, which is not in degrees')
     add('--bands', nargs='+', type=int, help='bands to read, the first is 1, '
         'counted over all files of a scene')
-    add('--format', choices=['gtiff', 'cog'], default='gtiff',
-        dest='output_format', help='kind of GeoTIFF')
+    add('--format', choices=['gtiff', 'cog', 'vrt'], default='gtiff',
+        dest='output_format', help='kind of GeoTIFF; vrt refers to the '
+        'blocks, which stay, and takes no time')
     add('--probabilities', choices=['uint8', 'float16'],
         help='write OUT_probabilities.tif too')
     add('--polygons', help='GeoPackage for classes as polygons; with several '
@@ -71,14 +69,32 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help='unpickle all that the checkpoint holds; it may run its code')
     add('--cfg-options', nargs='+', action='extend', default=[],
         help='settings of the config to override, as key=value')
+    add('--block', nargs=2, type=int, metavar=('DOWN', 'RIGHT'),
+        help='pixels of what is computed as one task, about')
+    add('--part', type=part_of, metavar='I/N', help='compute the blocks of '
+        'part I of N; whoever is last puts all together')
+    add('--join', action='store_true', help='compute nothing, put blocks '
+        'together that are there')
+    add('--ray', nargs='?', const='local', metavar='ADDRESS', help='compute '
+        'blocks on a Ray cluster: of this machine, or at an address such as '
+        'auto')
     add('--launcher', choices=['none', 'pytorch', 'slurm'], default='none',
-        help='how processes were started')
+        help='how processes were started, each of which does a part')
     add('--local-rank', type=int, help=argparse.SUPPRESS)
     return parser, parser.parse_args()
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """Number of a part, from 1, and of how many."""
+    number, _, count = text.partition('/')
+    found = int(number), int(count)
+    if not 1 <= found[0] <= found[1]:
+        raise ValueError
+    return found
+
+
 def find_model(args: argparse.Namespace,
-               own: str | None) -> 'torch.nn.Module':
+               device: str | None = None) -> 'torch.nn.Module':
     """The model, on its device."""
     from relay_seg.config import load_config
     from relay_seg.inference import load_model
@@ -90,20 +106,25 @@ def find_model(args: argparse.Namespace,
                 'and --input are for checkpoints; leave them out with --onnx. '
                 'The size of its windows is fixed when it is exported.')
         from relay_seg.export import OnnxModel  # onnxruntime is an extra
-        return OnnxModel(args.onnx, args.device or own)
+        return OnnxModel(args.onnx, args.device or device)
     config, checkpoint, *_ = args.inputs
     cfg = load_config(config, args.cfg_options, window=args.window,
                       input_size=args.input)
     if args.tta:
         cfg.model.test_cfg.flips = True
-    return load_model(cfg, checkpoint, device=args.device or own,
+    return load_model(cfg, checkpoint, device=args.device or device,
                       trust=args.trust_checkpoint)
 
 
 def main() -> int:
     parser, args = parse()  # --help does not wait for imports
-    from relay_seg.engine import leave_processes, start_processes
-    from relay_seg.inference import Settings, find_scenes, predict_scenes
+    from relay_seg.engine import launched
+    from relay_seg.inference import (
+        Settings,
+        find_scenes,
+        join_scenes,
+        predict_scenes,
+    )
     from relay_seg.inference.command import refuse_all
     try:
         names = Settings.__dataclass_fields__.keys()
@@ -114,20 +135,31 @@ def main() -> int:
         if not inputs:
             raise ValueError('give a config, a checkpoint and inputs, or '
                              '--onnx and inputs.')
+        if sum(map(bool, (args.part, args.join, args.ray,
+                          args.launcher != 'none'))) > 1:
+            raise ValueError('--part, --join, --ray and --launcher exclude '
+                             'each other; give one.')
         scenes = find_scenes(inputs, args.out)
-        own = start_processes(args.launcher, PATIENCE)
         refuse_all(scenes, settings)
-        model = find_model(args, own)
+        part, device = launched(args.launcher)
+        model = find_model(args, 'cpu' if args.ray else device)
+        if args.ray:
+            from relay_seg.inference.on_ray import predict_on_ray
+            run = partial(predict_on_ray, partial(find_model, args),
+                          model, scenes, settings, address=args.ray)
+        elif args.join:
+            run = partial(join_scenes, model, scenes, settings)
+        else:
+            run = partial(predict_scenes, model, scenes, settings,
+                          part=args.part or part, quiet=part[0] > 1)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     try:
-        code = predict_scenes(model, scenes, settings)
+        return run()
     except KeyboardInterrupt:
         print('Interrupted; the same command goes on from here.',
               file=sys.stderr)
         return 130
-    leave_processes()
-    return code
 
 
 if __name__ == '__main__':

@@ -143,10 +143,10 @@ class _Streaming(_Loop):
         finite = torch.ones((), dtype=torch.bool, device=device)
         kept: list[tuple[Tensor, np.ndarray]] = []
         for band in stream(
-                model, source, plan, 0, len(plan.bands), threads=THREADS,
+                model, source, [plan.whole], threads=THREADS,
                 forward=Forward(model, plan.size, plan.batch_size),
                 timer=Timer(), advance=_ignore, skip_empty=False):
-            low, high = plan.bands[band.index]
+            low, high = band.top, band.bottom
             finite &= are_numbers(band.logits).to(device)
             ids = decide(model, band.logits)
             truth = _labels(sample, low, high, source.shape[1])

@@ -1,5 +1,5 @@
 """Prediction of scenes larger than memory."""
-from .command import predict_scenes
+from .command import join_scenes, predict_scenes
 from .inputs import Scene, find_scenes
 from .model import load_model
 from .predict import Prediction, predict_array, predict_raster
@@ -7,5 +7,5 @@ from .settings import Progress, Report, Settings
 
 __all__ = [
     'Prediction', 'Progress', 'Report', 'Scene', 'Settings', 'find_scenes',
-    'load_model', 'predict_array', 'predict_raster', 'predict_scenes'
+    'join_scenes', 'load_model', 'predict_array', 'predict_raster', 'predict_scenes'
 ]

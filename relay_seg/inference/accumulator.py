@@ -1,5 +1,7 @@
-"""Blended logits of the rows that still wait for windows."""
+"""Blended logits of the rows of a block that still wait for windows."""
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from relay_seg.views import Window
 
 from .memory import zeros
-from .plan import Plan
+from .plan import Block
 
 
 class Accumulator:
@@ -17,24 +19,23 @@ class Accumulator:
     and the precision of slide inference, so that sums are the same.
 
     Args:
-        plan: Windows of the scene.
+        block: Windows of the block.
         channels: Channels of the logits.
-        start: First band that is wanted.
-        stop: Band after the last one.
         device: Where the logits are.
     """
 
-    def __init__(self, plan: Plan, channels: int, start: int, stop: int,
+    def __init__(self, block: Block, channels: int,
                  device: torch.device) -> None:
-        self._plan = plan
+        self._block = block
         self._channels = channels
-        self._start, self._stop = start, stop
         self._device = device
         self._open: dict[int, Tensor] = {}
         # One upload for each axis.
         self._weights = tuple(
-            dict(zip(axis, torch.stack(list(axis.values())).to(
-                device, torch.float32))) for axis in plan.weights())
+            dict(zip(starts, torch.stack([axis[i] for i in starts]).to(
+                device, torch.float32)))
+            for starts, axis in zip((block.tops, block.lefts),
+                                    block.plan.weights))
 
     def add(self, windows: Sequence[Window], logits: Tensor) -> None:
         """Add results of windows.
@@ -43,21 +44,26 @@ class Accumulator:
             windows: Windows, in the order of the plan.
             logits: (B, channels, height, width) float32.
         """
-        height, width = self._plan.size
-        down, across = self._weights
+        height, width = self._block.plan.size
+        _, left, _, across, _ = self._block.region
+        bands = self._block.bands
+        down, along = self._weights
         for window, result in zip(windows, logits):
-            weight = down[window.top][:, None] * across[window.left]
-            right = min(window.left + width, self._plan.shape[1])
-            columns = slice(window.left, right)
-            first = self._plan.row_of(window.top)
-            for band in range(max(first, self._start), self._stop):
-                low, high = self._plan.bands[band]
-                if low >= window.top + height:
+            weight = down[window.top][:, None] * along[window.left]
+            low = max(window.left, left)
+            high = min(window.left + width, left + across)
+            inside = slice(low - window.left, high - window.left)
+            columns = slice(low - left, high - left)
+            first = bisect_right(bands, window.top, key=itemgetter(1))
+            for band in range(first, len(bands)):
+                top, bottom = bands[band]
+                if top >= window.top + height:
                     break
-                high = min(high, window.top + height)
-                rows = slice(low - window.top, high - window.top)
-                inside = slice(0, right - window.left)
-                self._band(band)[:, :high - low, columns].addcmul_(
+                bottom = min(bottom, window.top + height)
+                rows = slice(max(top, window.top) - window.top,
+                             bottom - window.top)
+                self._band(band)[:, max(window.top - top, 0):bottom - top,
+                                 columns].addcmul_(
                     result[:, rows, inside], weight[rows, inside])
 
     def take(self, band: int) -> Tensor:
@@ -68,8 +74,8 @@ class Accumulator:
 
     def _band(self, band: int) -> Tensor:
         if band not in self._open:
-            low, high = self._plan.bands[band]
+            low, high = self._block.bands[band]
             self._open[band] = zeros(
-                (self._channels, high - low, self._plan.shape[1]),
+                (self._channels, high - low, self._block.region.width),
                 torch.float32, self._device)
         return self._open[band]

@@ -12,6 +12,8 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 
+from relay_seg.views import Window
+
 from .plan import Plan
 from .source import Source
 
@@ -35,16 +37,17 @@ class Area:
             found[row, np.unique(hits)] = True
         return found
 
-    def mask(self, top: int, bottom: int, width: int) -> np.ndarray:
-        """Which pixels of some rows have their centre in a polygon."""
+    def mask(self, region: Window) -> np.ndarray:
+        """Which pixels of a region have their centre in a polygon."""
         import shapely
-        bounds = shapely.bounds(self.shapes)
-        near = self.shapes[(bounds[:, 1] < bottom) & (bounds[:, 3] > top)]
-        shape = bottom - top, width
+        top, left, height, width, _ = region
+        near = self.shapes[shapely.intersects(self.shapes, shapely.box(
+            left, top, left + width, top + height))]
         if not len(near):
-            return np.zeros(shape, bool)
-        return rasterize(near, shape, dtype='uint8',
-                         transform=Affine.translation(0, top)).astype(bool)
+            return np.zeros((height, width), bool)
+        return rasterize(
+            near, (height, width), dtype='uint8',
+            transform=Affine.translation(left, top)).astype(bool)
 
 
 def read_area(path: str | Path, source: Source) -> Area:

@@ -1,13 +1,12 @@
 """Predict a list of scenes: progress, summary, exit code."""
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,19 +20,19 @@ from rich.progress import (
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
 from .inputs import Scene
+from .job import Job
 from .outputs import refuse
 from .predict import predict_raster
 from .settings import Progress as Done
 from .settings import Report, Settings
-from .team import Team, current_team, together
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-#: With at least this many scenes for each rank, ranks take whole scenes.
-SCENES_EACH = 2
 
 
 def predict_scenes(model: SlideEncoderDecoder, scenes: Sequence[Scene],
-                   settings: Settings, console: Console | None = None) -> int:
+                   settings: Settings, console: Console | None = None,
+                   part: tuple[int, int] = (1, 1),
+                   quiet: bool = False) -> int:
     """Predict scenes one after the other; one that fails stops no other.
 
     Args:
@@ -41,35 +40,58 @@ def predict_scenes(model: SlideEncoderDecoder, scenes: Sequence[Scene],
         scenes: Scenes and their outputs.
         settings: How to predict. With several scenes, ``polygons`` and
             ``preview`` name folders.
-        console: Where progress and summary are shown, by rank 0.
+        console: Where progress and summary are shown.
+        part: Number of the part of all blocks to do, from 1, and how many
+            there are.
+        quiet: Show no progress.
 
     Returns:
-        Exit code: 0 if all are predicted, 1 if some failed.
+        Exit code: 0 if all blocks of the part are predicted, 1 if some
+        failed.
 
     Raises:
         ValueError: Something would be written over, see
             :func:`refuse_all`; nothing is done then.
     """
-    team = current_team()
-    # No rank begins before it is known what must not be written over.
-    together(team, partial(
-        refuse_all, () if team.rank else scenes, settings))
-    console = console or Console(
-        soft_wrap=True, highlight=False, stderr=True, quiet=team.rank > 0)
-    if team.rank:
-        MMLogger.get_current_instance().setLevel(logging.ERROR)
-    apart = team.size > 1 and len(scenes) >= SCENES_EACH * team.size
-    mine = scenes[team.rank::team.size] if apart else scenes
-    results: dict[str, Report | str] = {}
-    for i, scene in enumerate(mine):
-        results[str(scene)] = _predict(
-            model, scene, _for_scene(settings, scene, len(scenes)),
-            Team() if apart else team, console, f'{i + 1}/{len(mine)}')
-    if apart:
-        every = team.gather(results)
-        results = {k: v for part in every for k, v in part.items()}
-        results = {str(scene): results[str(scene)] for scene in scenes}
-    return _summarise(results, console)
+    refuse_all(scenes, settings)
+    console = console or Console(soft_wrap=True, highlight=False, stderr=True)
+    results = {}
+    for i, scene in enumerate(scenes):
+        own = for_scene(settings, scene, len(scenes))
+        with progress_bar(console, scene, f'{i + 1}/{len(scenes)}',
+                          quiet) as progress:
+            results[str(scene)] = attempt(scene, partial(
+                predict_raster, model, scene.paths, scene.out,
+                progress=progress, part=part, turn=i, **asdict(own)))
+    return summarise(results, console)
+
+
+def join_scenes(model: SlideEncoderDecoder, scenes: Sequence[Scene],
+                settings: Settings, console: Console | None = None) -> int:
+    """Put finished blocks together and compute nothing.
+
+    Args:
+        model: As it predicted them.
+        scenes: Scenes and their outputs.
+        settings: How they were predicted.
+        console: Where the summary is shown.
+
+    Returns:
+        Exit code: 0 if all outputs are there, 1 if not.
+    """
+    console = console or Console(soft_wrap=True, highlight=False, stderr=True)
+
+    def join(scene: Scene) -> Report:
+        report = Job(model, scene.paths, scene.out, for_scene(
+            settings, scene, len(scenes))).join()
+        if report.missing:
+            raise ValueError(
+                f'{scene.out}: {report.missing} blocks are not there yet; run '
+                'the parts that make them.')
+        return report
+
+    return summarise({str(scene): attempt(scene, partial(join, scene))
+                      for scene in scenes}, console)
 
 
 def refuse_all(scenes: Sequence[Scene], settings: Settings) -> None:
@@ -84,11 +106,11 @@ def refuse_all(scenes: Sequence[Scene], settings: Settings) -> None:
             raise ValueError(f'--{name} {folder} has the name of a file, but '
                              f'{len(scenes)} scenes are given; give a '
                              'folder.')
-    refuse([(scene, _for_scene(settings, scene, len(scenes)))
+    refuse([(scene, for_scene(settings, scene, len(scenes)))
             for scene in scenes])
 
 
-def _for_scene(settings: Settings, scene: Scene, count: int) -> Settings:
+def for_scene(settings: Settings, scene: Scene, count: int) -> Settings:
     """The settings with the names of one scene's files."""
     if count == 1:
         return settings
@@ -99,14 +121,15 @@ def _for_scene(settings: Settings, scene: Scene, count: int) -> Settings:
     return replace(settings, **own)
 
 
-def _predict(model: SlideEncoderDecoder, scene: Scene, settings: Settings,
-             team: Team, console: Console, count: str) -> Report | str:
-    """What became of a scene, or what went wrong."""
+@contextmanager
+def progress_bar(console: Console, scene: Scene, count: str,
+                 quiet: bool = False) -> Iterator[Callable[[Done], None]]:
+    """A bar with rate and time left, and what moves it."""
     with Progress(
             TextColumn('{task.description}'), BarColumn(),
             TaskProgressColumn(), TextColumn('{task.fields[rate]}'),
             TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(),
-            console=console) as bars:
+            console=console, disable=quiet) as bars:
         task = bars.add_task(f'{scene.out.name} ({count})', total=None,
                              rate='')
         start = time.monotonic()
@@ -116,18 +139,21 @@ def _predict(model: SlideEncoderDecoder, scene: Scene, settings: Settings,
             bars.update(task, completed=done.done, total=done.total,
                         rate=f'{rate:.2f} MP/s')
 
-        try:
-            return predict_raster(
-                model, scene.paths, scene.out, progress=progress, team=team,
-                **asdict(settings))
-        except Exception as error:  # one bad scene does not stop the others
-            text = str(error)
-            if not isinstance(error, ValueError | OSError) or not text:
-                text = f'{type(error).__name__}: {text}'
-            return text if str(scene.paths[0]) in text else f'{scene}: {text}'
+        yield progress
 
 
-def _summarise(results: dict[str, Report | str], console: Console) -> int:
+def attempt(scene: Scene, work: Callable[[], Report]) -> Report | str:
+    """What became of a scene, or what went wrong."""
+    try:
+        return work()
+    except Exception as error:  # one bad scene does not stop the others
+        text = str(error)
+        if not isinstance(error, ValueError | OSError) or not text:
+            text = f'{type(error).__name__}: {text}'
+        return text if str(scene.paths[0]) in text else f'{scene}: {text}'
+
+
+def summarise(results: Mapping[str, Report | str], console: Console) -> int:
     failures = [r for r in results.values() if isinstance(r, str)]
     for report in results.values():
         if isinstance(report, str):
@@ -138,7 +164,10 @@ def _summarise(results: dict[str, Report | str], console: Console) -> int:
         if report.kept:
             notes.append('was there already')
         if report.resumed:
-            notes.append(f'{report.resumed} bands of an earlier run')
+            notes.append(f'{report.resumed} blocks of an earlier run')
+        if report.missing:
+            notes.append(f'not whole yet, {report.missing} blocks of other '
+                         'parts are missing')
         if report.damaged:
             pixels = sum(w.height * w.width for w in report.damaged)
             notes.append(f'{len(report.damaged)} regions ({pixels:,} pixels) '
@@ -149,6 +178,6 @@ def _summarise(results: dict[str, Report | str], console: Console) -> int:
                   'predicted.')
     if failures:
         console.print(f'{len(failures)} failure(s); mend them and run the '
-                      'same command again, finished scenes and bands are '
+                      'same command again, finished scenes and blocks are '
                       'kept.')
     return FAILED if failures else OK

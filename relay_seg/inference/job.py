@@ -1,10 +1,9 @@
-"""One scene on its way to its outputs, through parts on disk."""
+"""One scene on its way to its outputs, block by block."""
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 import relay_seg
-from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import (
     MARK,
+    Grid,
     is_prediction,
     open_raster,
     refuse_overwriting,
@@ -23,10 +22,12 @@ from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Window
 
 from .aoi import Area, read_area
+from .blocks import CLASSES, BlockFiles, BlockWriter
 from .checks import check_pixel_size, check_scene
 from .deciding import are_numbers, check_numbers, decide, quantise, to_cpu
 from .forward import Forward
 from .inputs import Scene
+from .joining import Outputs, joining
 from .memory import WAITING, needed, warn_of_little
 from .model import Classes, ModelBands, bands_of, classes_of
 from .outputs import (
@@ -37,37 +38,34 @@ from .outputs import (
     refuse_full_disk,
     refuse_unwritable,
 )
-from .parts import PartRows, Parts
+from .plan import Block, share
 from .polygons import Measure, write_polygons
 from .preview import write_preview
 from .raster_source import RasterSource
 from .settings import AMP, Progress, Report, Settings, plan_for
 from .signature import Inputs, fingerprint, signature_of
 from .stream import Timer, counting, stream
-from .team import Team, share, together
-from .writing import (
-    PROBABILITIES,
-    Grid,
-    Growing,
-    class_ids,
-    name_categories,
-    probabilities,
-    sidecar,
-)
-
-#: A band costs a little even where it has no window to compute.
-EMPTY_BAND = 0.01
+from .writing import class_ids, probabilities
 
 
 class Job:
-    """One scene on its way to its output."""
+    """One scene on its way to its output, block by block.
+
+    Any number of processes may have one of the same scene: each computes
+    some blocks, and one that finds all of them puts them together.
+
+    Args:
+        model: Model of :func:`load_model`.
+        scene: Aligned rasters.
+        out: File to write.
+        settings: How to predict.
+    """
 
     def __init__(self, model: SlideEncoderDecoder, scene: Sequence,
-                 out: Path, settings: Settings, team: Team) -> None:
+                 out: Path, settings: Settings) -> None:
         self.model = model.eval()
-        self.out, self.settings, self.team = out, settings, team
-        if team.rank == 0:
-            refuse([(Scene(tuple(map(Path, scene)), out), settings)])
+        self.out, self.settings = out, settings
+        refuse([(Scene(tuple(map(Path, scene)), out), settings)])
         self.inputs = Inputs(filter(None, (*scene, settings.aoi)))
         self.classes: Classes = classes_of(model)
         bands: ModelBands = bands_of(model, settings.bands)
@@ -78,7 +76,7 @@ class Job:
             check_pixel_size(scene[0], settings.pixel_size)
         check_scene(self.source, model)
         self.area: Area | None = None
-        self.plan = plan_for(model, self.source.shape, settings)
+        self.plan = plan_for(model, self.source, settings)
         if settings.aoi:
             self.area = read_area(settings.aoi, self.source)
             self.plan = replace(
@@ -92,21 +90,21 @@ class Job:
         if settings.polygons:
             Measure(self.grid.crs, self.grid.transform, self.source.shape
                     ).check(settings.min_area, self.source.name)
-        warn_of_little(needed(self.plan, self.source, model.out_channels,
-                              1 + self._chances), self.source.name)
-        self.parts = Parts(out)
-        self._whole = 0  # first bands that are there
-        self._growing: dict[str, Growing] = {}
-        self.timer = Timer(model.data_preprocessor.device)
         self.signature = signature_of(
             model, self.inputs, bands, self.plan, self.classes, settings)
-        if team.rank == 0:
-            refuse_unwritable([*outputs_of(out, settings).values()])
+        forms = {CLASSES: class_ids(self.classes)}
+        if settings.probabilities:
+            forms['probabilities'] = probabilities(
+                self.classes, settings.probabilities)
+        self.files = BlockFiles(out, self._fingerprint(), forms, self.grid)
+        self.timer = Timer(model.data_preprocessor.device)
+        refuse_unwritable([*outputs_of(out, settings).values()])
 
     def _fingerprint(self) -> str:
         return fingerprint(self.signature, self.settings.output_format)
 
-    def _is_done(self) -> bool:
+    def is_done(self) -> bool:
+        """Whether the output is there, of just this job."""
         if not is_prediction(self.out) or (
                 self.settings.probabilities
                 and not is_prediction(chances_of_out(self.out))):
@@ -115,41 +113,67 @@ class Job:
             tags = raster.tags(ns=MARK)
         return tags.get('SIGNATURE') == self._fingerprint()
 
-    def run(self, progress: Callable[[Progress], None]) -> Report:
-        """Predict what is not there, then write the output."""
-        team = self.team
-        todo = team.broadcast(together(team, self._prepare))
-        if todo is None:
-            return Report(self.out, kept=True)
-        try:
-            together(team, partial(self._predict, todo, progress))
-            damaged = team.broadcast(together(team, self._finish))
-        except Exception:
-            self._check_inputs()  # they may be why
-            raise
-        finally:
-            for output in self._growing.values():
-                output.close()
-        return Report(self.out, resumed=len(self.plan.bands) - len(todo),
-                      damaged=damaged, seconds=self.timer.seconds)
+    def run(self, progress: Callable[[Progress], None],
+            part: tuple[int, int] = (1, 1), turn: int = 0) -> Report:
+        """Compute the blocks of a part; write the output if all are there.
 
-    def _prepare(self) -> list[int] | None:
-        """Bands to do; None if the output is there."""
-        if self.team.rank:
-            return None
-        if self._is_done():
-            self._publish(self._derive(self.out))
-            return None
-        if self.parts.begin(self.signature):
+        Args:
+            progress: Called after each batch.
+            part: Number of the part, from 1, and how many there are.
+            turn: Number of the scene, see :func:`relay_seg.inference.plan.
+                share`.
+        """
+        if self.is_done():
+            return self.derive()
+        mine = share(self.plan.blocks, part, turn)
+        todo = self.begin(mine)
+        # Whoever comes first writes what is there while it computes.
+        with joining(self) as outputs:
+            self.compute(todo, progress, outputs)
+            report = self._join(outputs) if outputs else None
+        return replace(report or self.join(), resumed=len(mine) - len(todo))
+
+    def begin(self, blocks: Sequence[Block]) -> list[Block]:
+        """Those of some blocks that are to do; the place for them."""
+        if self.files.begin(self.signature):
             MMLogger.get_current_instance().warning(
-                f'{self.parts.folder} was of other inputs or settings and '
-                'starts anew.')
-        there = self.parts.finished()
-        todo = [i for i, (top, _) in enumerate(self.plan.bands)
-                if top not in there]
-        refuse_full_disk(self.out, self.source.shape,
-                         len(todo) / len(self.plan.bands), self._chances)
+                f'{self.files.root} holds blocks of other inputs or settings, '
+                'too; they go when the output is whole.')
+        todo = self.files.missing(blocks)
+        refuse_full_disk(
+            self.out, self.source.shape,
+            len(todo) / max(len(self.plan.blocks), 1), self._chances)
+        if todo:
+            warn_of_little(
+                needed(todo, self.source, self.model.out_channels,
+                       1 + self._chances), self.source.name)
         return todo
+
+    def join(self) -> Report:
+        """Put the blocks together, if all are there and nobody else does."""
+        while not self.files.missing(self.plan.blocks):
+            with joining(self) as outputs:
+                if not outputs:  # somebody does, and looks again afterwards
+                    return Report(self.out, kept=True)
+                if report := self._join(outputs):
+                    return report
+        if self.is_done():
+            return Report(self.out, kept=True)
+        return Report(self.out, seconds=self.timer.seconds, missing=len(
+            self.files.missing(self.plan.blocks)))
+
+    def _join(self, outputs: Outputs) -> Report | None:
+        """What came of it; None if blocks are missing."""
+        if self.files.missing(self.plan.blocks):
+            return None
+        with self.timer('writing', on_device=False):
+            damaged = self.files.damage(
+                self.plan.blocks if self.source.skip_damaged else ())
+            outputs.advance()
+            *others, classes = outputs.finish()
+            self._publish([*self._derive(outputs.classes), *others,
+                           classes])  # the last one: all is there
+        return Report(self.out, damaged=damaged, seconds=self.timer.seconds)
 
     @property
     def _chances(self) -> int:
@@ -157,140 +181,97 @@ class Job:
         kind = self.settings.probabilities
         return len(self.classes.names) * np.dtype(kind).itemsize if kind else 0
 
-    def _predict(self, todo: Sequence[int],
-                 progress: Callable[[Progress], None]) -> None:
-        """This rank's share of the bands."""
-        costs = [self.plan.windows_of(i) + EMPTY_BAND for i in todo]
-        runs = share(todo, costs, self.team)
-        total = sum(len(group) for run in runs
-                    for group in self.plan.batches(*run))
-        advance = counting(self.source.name, self.plan, total, progress)
+    def compute(self, blocks: Sequence[Block],
+                progress: Callable[[Progress], None],
+                growing: Outputs | None = None) -> None:
+        """Compute blocks, unless somebody else has meanwhile.
+
+        Args:
+            blocks: Blocks of the plan.
+            progress: Called after each batch.
+            growing: Outputs that grow with the blocks.
+        """
+        advance = counting(self.source.name, self.plan,
+                           sum(map(len, blocks)), progress)
         forward = Forward(
             self.model, self.plan.size, self.plan.batch_size,
             AMP.get(self.settings.amp), self.settings.compiled,
             self.settings.cuda_graph)
+
+        def wanted() -> Iterator[Block]:
+            for block in blocks:
+                if not self.files.known:
+                    return  # others have put them together
+                if self.files.has(block):
+                    advance(len(block))
+                else:
+                    yield block
+
         # Bands are decided on the device, and written by a thread meanwhile.
-        with ThreadPoolExecutor(1, 'write') as writer:
+        with (Kept(self, growing) as kept,
+              ThreadPoolExecutor(1, 'write') as writer):
             writing: deque[Future] = deque()
-            for start, stop in runs:
-                for band in stream(
-                        self.model, self.source, self.plan, start, stop,
-                        threads=self.settings.threads, timer=self.timer,
-                        forward=forward, advance=advance):
-                    with self.timer('deciding'):
-                        found = self._decide(band.logits)
-                    writing.append(writer.submit(
-                        self._keep, band.index, band.valid, *found))
-                    del band, found  # the next ones need the memory
-                    while len(writing) > WAITING:
-                        writing.popleft().result()
+            for band in stream(
+                    self.model, self.source, wanted(),
+                    threads=self.settings.threads, timer=self.timer,
+                    forward=forward, advance=advance):
+                with self.timer('deciding'):
+                    found = self._decide(band.logits)
+                writing.append(writer.submit(
+                    kept.add, band.block, band.top, band.bottom, band.valid,
+                    *found))
+                del band, found  # the next ones need the memory
+                while len(writing) > WAITING:
+                    writing.popleft().result()
             while writing:
                 writing.popleft().result()
+        self.check_inputs()
 
     def _decide(self, logits: Tensor) -> tuple[
-            Tensor, Tensor, Tensor | None, Callable[[], None]]:
-        """On their way to the CPU: are logits numbers, ids, probabilities."""
-        found = [are_numbers(logits), decide(self.model, logits)]
+            Tensor, dict[str, Tensor], Callable[[], None]]:
+        """On their way to the CPU: are logits numbers, and what is kept."""
+        found = {CLASSES: decide(self.model, logits)[None]}
         if self.settings.probabilities:
-            found.append(quantise(logits, self.settings.probabilities))
-        moved, wait = to_cpu(found)
-        return moved[0], moved[1], (*moved, None)[2], wait
+            found['probabilities'] = quantise(
+                logits, self.settings.probabilities)
+        (finite, *moved), wait = to_cpu(
+            [are_numbers(logits), *found.values()])
+        return finite, dict(zip(found, moved)), wait
 
-    def _keep(self, index: int, valid: Tensor, finite: Tensor, ids: Tensor,
-              chances: Tensor | None, wait: Callable[[], None]) -> None:
-        """Write a band, in a thread of its own."""
-        wait()
-        with self.timer('writing', on_device=False):
-            top, bottom = self.plan.bands[index]
-            check_numbers(finite, self.source.name, top, bottom)
-            shown = valid.numpy()
-            if self.area is not None:
-                shown = shown & self.area.mask(top, bottom, self.grid.width)
-            kept = np.where(shown, ids.numpy(), np.uint8(IGNORE))
-            shares = None
-            if chances is not None:
-                shares = chances.numpy()
-                shares[:, ~shown] = PROBABILITIES[str(
-                    self.settings.probabilities)]['nodata']
-            self.parts.write(top, kept, shares, self._damage(top, bottom))
-            if self.team.rank == 0:
-                self._grow()
-
-    def _grow(self) -> None:
-        """Put the first bands that are there into the outputs."""
-        bands = self.plan.bands
-        while (self._whole < len(bands)
-               and self.parts.has(bands[self._whole][0])):
-            self._whole += 1
-        until = bands[self._whole - 1][1] if self._whole else 0
-        if not self._growing:
-            like = None if self.settings.pixel_size else self.source.paths[0]
-            kind = self.settings.probabilities
-            forms = dict(classes=class_ids(self.classes))
-            if kind:
-                forms['probabilities'] = probabilities(self.classes, kind)
-            for name, form in forms.items():
-                self._growing[name] = Growing(
-                    self.parts.folder / f'{name}.tif', form,
-                    PartRows(self.parts, name, self.plan), self.grid,
-                    self._tags(), self.settings.output_format,
-                    self.settings.threads, like)
-        for output in self._growing.values():
-            output.advance(until)
-
-    def _damage(self, top: int, bottom: int) -> list[Window]:
+    def damaged(self, region: Window) -> list[Window]:
+        """What could not be read of a region, as far as known."""
+        top, left, height, width, _ = region
         return [w for w in list(self.source.damaged)
-                if w.top < bottom and w.top + w.height > top]
+                if w.top < top + height and w.top + w.height > top
+                and w.left < left + width and w.left + w.width > left]
 
-    def _finish(self) -> list[Window]:
-        """Put the bands together and give the output its name: rank 0."""
-        if self.team.rank:
-            return []
-        with self.timer('writing', on_device=False):
-            return self._assemble()
-
-    def _assemble(self) -> list[Window]:
-        tops = [top for top, _ in self.plan.bands]
-        damaged = self.parts.damage(tops)
-        self._grow()
-        for output in self._growing.values():
-            output.finish()
-        folder = self.parts.folder
-        finished: list[tuple[Path, Path]] = []
-        if self.settings.probabilities:
-            finished.append((folder / 'probabilities.tif',
-                             chances_of_out(self.out)))
-        classes = folder / 'classes.tif'
-        name_categories(classes, self.classes.names)
-        finished += self._derive(classes)
-        finished += [(sidecar(classes), sidecar(self.out)),
-                     (classes, self.out)]  # the last one: all is there
-        self._publish(finished)
-        return damaged
+    def derive(self) -> Report:
+        """What follows from an output that is there."""
+        self._publish(self._derive(self.out))
+        return Report(self.out, kept=True)
 
     def _publish(self, finished: Sequence[tuple[Path, Path]]) -> None:
         """Give files their names, if nothing changed meanwhile."""
-        self._check_inputs()
+        self.check_inputs()
         refuse_overwriting(
             {str(target): target for _, target in finished}, (),
             self.settings.overwrite)
         for path, target in finished:
             publish(path, target)
-        self.parts.remove()
+        self.files.remove(others=self.settings.output_format == 'vrt')
 
-    def _check_inputs(self) -> None:
-        """Did they change meanwhile? Then rows are of before and after."""
-        if self.team.rank:
-            return
+    def check_inputs(self) -> None:
+        """Did they change meanwhile? Then blocks are of before and after."""
         try:
             self.inputs.check()
         except ValueError:
-            self.parts.remove()
+            self.files.remove()
             raise
 
     def _derive(self, classes: Path) -> list[tuple[Path, Path]]:
         """What follows from the class ids: files and where they go."""
-        settings, folder = self.settings, self.parts.folder
+        settings, folder = self.settings, self.files.output
+        folder.mkdir(parents=True, exist_ok=True)
         finished = []
         if settings.polygons:
             path = folder / 'classes.gpkg'
@@ -305,7 +286,7 @@ class Job:
             finished.append((path, Path(settings.preview)))
         return finished
 
-    def _tags(self) -> dict[str, str]:
+    def tags(self) -> dict[str, str]:
         """What an output says about its making."""
         cfg = getattr(self.model, 'cfg', None)
         bands: dict[str, list[int]] = {}  # that were read of each file
@@ -328,3 +309,49 @@ class Job:
             CHECKPOINT=getattr(self.model, 'checkpoint_sha256', ''),
             VERSION=relay_seg.__version__,
             SIGNATURE=self._fingerprint())
+
+
+class Kept:
+    """Bands on their way to the files of their blocks, one after the other.
+
+    Args:
+        job: Whose they are.
+        growing: Outputs that grow with the blocks.
+    """
+
+    def __init__(self, job: Job, growing: Outputs | None) -> None:
+        self._job, self._growing = job, growing
+        self._writer: BlockWriter | None = None
+
+    def __enter__(self) -> 'Kept':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer:
+            self._writer.abandon()
+
+    def add(self, block: Block, top: int, bottom: int, valid: Tensor,
+            finite: Tensor, found: dict[str, Tensor],
+            wait: Callable[[], None]) -> None:
+        """Write a band, in a thread of its own."""
+        job = self._job
+        wait()
+        with job.timer('writing', on_device=False):
+            check_numbers(finite, job.source.name, top, bottom)
+            if self._writer is None:
+                self._writer = BlockWriter(
+                    job.files, block, job.settings.threads,
+                    job.settings.output_format == 'vrt')
+            shown = valid.numpy()
+            if job.area is not None:
+                shown = shown & job.area.mask(Window(
+                    top, block.region.left, bottom - top, shown.shape[1]))
+            for kind, values in found.items():
+                rows = values.numpy()
+                rows[:, ~shown] = job.files.forms[kind].profile['nodata']
+                self._writer.write(kind, rows)
+            if bottom == block.bands[-1][1]:
+                self._writer.finish(job.damaged(block.region))
+                self._writer = None
+                if self._growing:
+                    self._growing.advance()

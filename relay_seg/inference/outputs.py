@@ -7,22 +7,24 @@ from pathlib import Path
 from relay_seg.rasters import refuse_overwriting
 from relay_seg.rasters.files import replacing
 
+from .blocks import refuse_foreign
 from .inputs import Scene
-from .parts import Parts
 from .settings import Settings
 from .writing import sidecar
 
 #: How the names of outputs end.
-SUFFIXES = {'--out': ('.tif', '.tiff'), '--polygons': ('.gpkg', ),
+OUT_SUFFIXES = ('.tif', '.tiff'), ('.vrt', )
+SUFFIXES: dict[str, tuple[str, ...]] = {'--polygons': ('.gpkg', ),
             '--preview': ('.png', )}
-#: Share of their plain size that parts and output take together: parts are
-#: plain, outputs compress well (class ids) or little (probabilities).
-CLASSES_SHARE, PROBABILITIES_SHARE = 1.5, 2.
+#: Share of their plain size that blocks and output take together, at most:
+#: class ids compress well, probabilities little.
+CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
 
 
 def chances_of_out(out: Path) -> Path:
     """Where probabilities go."""
-    return out.with_name(f'{out.stem}_probabilities.tif')
+    suffix = out.suffix if out.suffix == '.vrt' else '.tif'
+    return out.with_name(f'{out.stem}_probabilities{suffix}')
 
 
 def outputs_of(out: Path, settings: Settings) -> dict[str, Path]:
@@ -59,13 +61,15 @@ def refuse(scenes: Sequence[tuple[Scene, Settings]]) -> None:
             for package in ('pyogrio', 'shapely'):
                 import_module(package)
         for what, path in outputs_of(scene.out, settings).items():
-            suffixes = SUFFIXES.get(what, (path.suffix, ))
+            suffixes = (OUT_SUFFIXES[settings.output_format == 'vrt']
+                        if what == '--out'
+                        else SUFFIXES.get(what, (path.suffix, )))
             if path.suffix.lower() not in suffixes:
                 raise ValueError(f'{what} {path}: such a file is written '
                                  f'with the ending {suffixes[0]}; name it '
                                  f'{path.with_suffix(suffixes[0])}.')
             outputs[what + of] = path
-        Parts(scene.out).refuse_foreign()
+        refuse_foreign(scene.out)
     refuse_overwriting(
         outputs, dict.fromkeys(inputs),
         overwrite=any(settings.overwrite for _, settings in scenes))
@@ -87,12 +91,12 @@ def refuse_unwritable(paths: Sequence[Path]) -> None:
 
 def refuse_full_disk(out: Path, shape: tuple[int, int], share: float,
                      chances: int) -> None:
-    """Raise an ``OSError`` if parts and output find no room.
+    """Raise an ``OSError`` if blocks and output find no room.
 
     Args:
         out: File with the classes.
         shape: Its height and width.
-        share: Share of the parts that are still to be made.
+        share: Share of the blocks that are still to be made.
         chances: Bytes of a pixel's probabilities.
     """
     wanted = shape[0] * shape[1] * (0.5 + 0.5 * share) * (

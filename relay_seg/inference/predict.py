@@ -1,7 +1,5 @@
 """Predict rasters and arrays of any size."""
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +17,6 @@ from .model import bands_of, load_model
 from .settings import AMP, Progress, Report, Settings, plan_for
 from .source import ArraySource
 from .stream import Timer, counting, stream
-from .team import Team, current_team, together
 
 #: Bytes of GDAL's block cache, the default grows with the machine.
 CACHE = 64 * 2**20
@@ -38,15 +35,16 @@ def predict_raster(model: SlideEncoderDecoder | str | Path,
                    device: str | torch.device | None = None,
                    trust: bool = False,
                    progress: Callable[[Progress], None] | None = None,
-                   team: Team | None = None,
+                   part: tuple[int, int] = (1, 1), turn: int = 0,
                    **settings) -> Report:
     """Segment a raster of any size into a GeoTIFF of class ids.
 
-    Windows and blending are those of slide inference, and so is the result;
-    memory holds the rows that windows look at. What is finished is kept in
-    ``OUT.partial`` until all is: after an interruption the same call goes on
-    from there, and a file under the final name is always whole. Where a
-    process group is initialised, its ranks share the work.
+    Windows and blending are those of slide inference, and so is the result.
+    The scene is cut into blocks; memory holds the rows of one that windows
+    look at. Finished blocks are kept in ``OUT.blocks`` until all are there:
+    after an interruption the same call goes on from there, and a file under
+    the final name is always whole. Any number of processes may do parts of
+    the work; one that finds all blocks puts them together.
 
     Example:
         >>> from relay_seg.inference import load_model, predict_raster
@@ -61,8 +59,9 @@ def predict_raster(model: SlideEncoderDecoder | str | Path,
         device: Where to compute, if ``model`` is a config file.
         trust: See :func:`load_model`.
         progress: Called after each batch.
-        team: Processes that work together; those of the process group by
-            default.
+        part: Number of the part to do, from 1, and how many there are.
+        turn: Number of the scene among others that are shared: parts take
+            turns to begin.
         settings: See :class:`Settings`.
 
     Raises:
@@ -75,14 +74,9 @@ def predict_raster(model: SlideEncoderDecoder | str | Path,
             raise ValueError(f'{model} is a config; give its checkpoint too.')
         model = load_model(model, checkpoint, device=device, trust=trust)
     scene = [scene] if isinstance(scene, str | Path) else scene
-    team = team or current_team()
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), ExitStack() as stack:
-        job = together(team, partial(
-            Job, model, scene, Path(out), Settings(**settings), team))
-        if team.rank == 0:
-            lock = partial(stack.enter_context, job.parts.locked())
-        together(team, lock if team.rank == 0 else _nothing)
-        return job.run(progress or _ignore)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE):
+        return Job(model, scene, Path(out), Settings(**settings)).run(
+            progress or _ignore, part, turn)
 
 
 def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
@@ -116,7 +110,7 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
     settings = Settings(window=window, input_size=input_size, stride=stride,
                         blend=blend, batch_size=batch_size, amp=amp)
     source = ArraySource(array, bands_of(model), nodata)
-    plan = plan_for(model, source.shape, settings)
+    plan = plan_for(model, source, settings)
     classes = np.full(source.shape, IGNORE, np.uint8)
     count = max(model.num_classes, 2)
     chances = np.full((count, *source.shape), np.nan,
@@ -126,9 +120,9 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
     forward = Forward(model, plan.size, plan.batch_size,
                       AMP.get(settings.amp))
     for band in stream(
-            model, source, plan, 0, len(plan.bands), threads=2,
-            forward=forward, timer=Timer(), advance=advance):
-        low, high = plan.bands[band.index]
+            model, source, [plan.whole], threads=2, forward=forward,
+            timer=Timer(), advance=advance):
+        low, high = band.top, band.bottom
         check_numbers(are_numbers(band.logits), source.name, low, high)
         valid = band.valid.numpy()
         classes[low:high] = np.where(
@@ -137,10 +131,6 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
             chance = chances_of(band.logits).cpu().numpy()
             chances[:, low:high] = np.where(valid, chance, np.nan)
     return Prediction(classes, chances)
-
-
-def _nothing() -> None:
-    """What other ranks do meanwhile."""
 
 
 def _ignore(progress: Progress) -> None:

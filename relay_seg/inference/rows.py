@@ -1,4 +1,4 @@
-"""Rows of a scene that windows look at: read once, reduced where they lie."""
+"""Rows that windows of a block look at: read once, reduced where they lie."""
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, wait
@@ -19,8 +19,8 @@ from relay_seg.views import (
 )
 
 from .memory import CELL_ROWS, zeros
-from .plan import Plan
-from .source import Scale, Source
+from .plan import Block
+from .source import Reader, Scale, Source
 
 #: Columns that are read, or reduced, at once.
 CHUNK = 1024
@@ -32,7 +32,7 @@ def pixel_type(source: Source) -> torch.dtype:
 
 
 class Strip(NamedTuple):
-    """Some rows of a scene while they are read.
+    """Some rows while they are read, as wide as windows of a block look.
 
     Args:
         pixels: (C, rows, W), as they are in the file, or NaN for no data.
@@ -48,26 +48,30 @@ class NativeRows:
     """Native rows in use, on the device as they are in the file.
 
     Threads read strips ahead; each is sent to the device once. Which pixels
-    hold something is known on the CPU.
+    hold something is known on the CPU. Rows and columns are counted as in
+    the scene; the columns at hand are those that windows look at.
 
     Args:
         source: Scene.
-        plan: Its windows.
+        reader: Its reader.
+        block: Windows of a block.
         first: First row that a window looks at.
         last: The row after the last one.
         pool: Threads that read.
         device: Where the rows lie.
     """
 
-    def __init__(self, source: Source, plan: Plan, first: int, last: int,
-                 pool: Executor, device: torch.device) -> None:
-        self._source, self._plan = source, plan
+    def __init__(self, source: Source, reader: Reader, block: Block,
+                 first: int, last: int, pool: Executor,
+                 device: torch.device) -> None:
+        self._source, self._block = source, block
         self._pool, self._device = pool, device
-        self._reader = source.reader()
+        self._reader = reader
+        self._left, self._right = block.seen
         self._last = last
         self._height = source.block_rows
         self._next = first // self._height  # strip to begin next
-        self._ahead = -(-plan.stride[0] // self._height)
+        self._ahead = -(-block.plan.stride[0] // self._height)
         self._before: Future | None = None
         self._begun: deque[tuple[int, Strip]] = deque()
         #: First row and what is on the device, one after the other.
@@ -81,16 +85,19 @@ class NativeRows:
         top, pixels, _ = self._rows[-1]
         return top + pixels.shape[1]
 
-    def need(self, until: int) -> None:
-        """Have all rows before one on the device, and read on from there."""
-        until = min(until, self._last)
-        stop = -(-until // self._height)
+    def begin(self, until: int) -> None:
+        """Begin to read all rows before one, and some more."""
+        stop = -(-min(until, self._last) // self._height)
         end = -(-self._last // self._height)
         while self._next < min(stop + self._ahead, end):
             self._begun.append((self._next * self._height,
                                 self._begin(self._next * self._height)))
             self._next += 1
-        while self._begun and self._begun[0][0] < until:
+
+    def need(self, until: int) -> None:
+        """Have all rows before one on the device, and read on from there."""
+        self.begin(until)
+        while self._begun and self._begun[0][0] < min(until, self._last):
             top, strip = self._begun.popleft()
             while strip.reading:
                 strip.reading.pop().result()
@@ -107,7 +114,8 @@ class NativeRows:
             out: Where to write it.
         """
         top, bottom = rows
-        found = [strip[:, max(top - low, 0):bottom - low, slice(*columns)]
+        across = slice(*(column - self._left for column in columns))
+        found = [strip[:, max(top - low, 0):bottom - low, across]
                  for low, strip, _ in self._rows
                  if low + strip.shape[1] > top and low < bottom]
         if len(found) == 1 and out is None:
@@ -115,19 +123,23 @@ class NativeRows:
         return torch.cat(found, dim=1, out=out)
 
     def valid(self, top: int, bottom: int) -> Tensor:
-        """Which pixels of rows hold something, (rows, W) bool on the CPU.
+        """Which pixels of the block's rows hold something, (rows, W) bool.
 
-        Nothing does in rows that no window looks at.
+        Nothing does in rows that no window looks at. On the CPU.
         """
-        out = torch.zeros(bottom - top, self._plan.shape[1], dtype=torch.bool)
+        _, left, _, width, _ = self._block.region
+        left -= self._left
+        out = torch.zeros(bottom - top, width, dtype=torch.bool)
         for low, _, valid in self._rows:
-            inside = valid[max(top - low, 0):max(bottom - low, 0)]
+            inside = valid[max(top - low, 0):max(bottom - low, 0),
+                           left:left + width]
             start = max(low - top, 0)
             out[start:start + len(inside)] = inside
         return out
 
     def holds(self, top: int, bottom: int, left: int, right: int) -> bool:
         """Whether any pixel of a region inside holds something."""
+        left, right = left - self._left, right - self._left
         rows = ((max(top - low, 0), bottom - low, valid)
                 for low, _, valid in self._rows
                 if low < bottom and low + len(valid) > top)
@@ -143,14 +155,16 @@ class NativeRows:
 
     def _begin(self, top: int) -> Strip:
         """Begin to read a strip."""
-        source, width = self._source, self._plan.shape[1]
-        height = min(self._height, self._plan.shape[0] - top)
-        step = CHUNK if source.tiled else width
-        spans = [(left, min(left + step, width))
-                 for left in range(0, width, step)]
+        source, width = self._source, self._right - self._left
+        plan = self._block.plan
+        height = min(self._height, plan.shape[0] - top)
+        step = CHUNK if source.tiled else plan.shape[1]
+        spans = [(max(left, self._left), min(left + step, self._right))
+                 for left in range(
+                     self._left // step * step, self._right, step)]
         spans = [span for span in spans if any(
-            self._plan.looks_at(grid, (top, top + height), span)
-            for grid in self._plan.views)]
+            self._block.looks_at(grid, (top, top + height), span)
+            for grid in plan.views)]
         if not spans:  # rows without memory
             return Strip(
                 torch.zeros(1, dtype=pixel_type(source)).expand(
@@ -165,7 +179,8 @@ class NativeRows:
         for left, right in spans:
             self._before = self._pool.submit(
                 self._fill, Window(top, left, height, right - left),
-                pixels[..., left:right], valid[:, left:right],
+                pixels[..., left - self._left:right - self._left],
+                valid[:, left - self._left:right - self._left],
                 None if source.tiled else self._before)
             reading.append(self._before)
         return Strip(pixels, valid, reading)
@@ -184,18 +199,19 @@ class Cells:
     """Native rows reduced to the cells of one view, made as they come.
 
     They are held for each phase of their columns, see
-    :meth:`relay_seg.inference.plan.Plan.cells_across`.
+    :meth:`relay_seg.inference.plan.Block.cells_across`.
 
     Args:
-        plan: Windows of the scene.
+        block: Windows of a block.
         grid: How the view is read.
         tops: First row of each row of windows, all with one remainder.
         scale: From pixels of the file to what the model is given.
     """
 
-    def __init__(self, plan: Plan, grid: ViewGrid, tops: Sequence[int],
+    def __init__(self, block: Block, grid: ViewGrid, tops: Sequence[int],
                  scale: Scale) -> None:
-        self._plan, self._grid, self._scale = plan, grid, scale
+        self._block, self._grid, self._scale = block, grid, scale
+        self._shape = block.plan.shape
         n = grid.reduction
         self._phase = (tops[0] + grid.top) % n
         #: Rows of cells that are still to make: first ones, and after them.
@@ -206,7 +222,7 @@ class Cells:
                 self._wanted[-1][1] = first + grid.height
             else:
                 self._wanted.append([first, first + grid.height])
-        self._spans = plan.cells_across(grid)
+        self._spans = block.cells_across(grid)
         #: First row of cells and the cells by phase, one after the other.
         self._made: deque[tuple[int, dict[int, Tensor]]] = deque()
         #: First row of cells of a row of windows, and these, by phase.
@@ -223,7 +239,7 @@ class Cells:
 
     def advance(self, native: NativeRows) -> None:
         """Make all cells whose native rows are there."""
-        n, height = self._grid.reduction, self._plan.shape[0]
+        n, height = self._grid.reduction, self._shape[0]
         whole = (native.bottom - self._phase) // n
         while self._wanted:
             first, end = self._wanted[0]
@@ -239,7 +255,7 @@ class Cells:
     def _make(self, native: NativeRows, first: int,
               stop: int) -> dict[int, Tensor]:
         """Some rows of cells, at each phase of their columns."""
-        n, height = self._grid.reduction, self._plan.shape[0]
+        n, height = self._grid.reduction, self._shape[0]
         top, bottom = (row * n + self._phase for row in (first, stop))
         inside = min(max(top, 0), height), min(max(bottom, 0), height)
         step = max(CHUNK // n, 1)
@@ -250,7 +266,7 @@ class Cells:
                 count = min(step, high - left)
                 region = Window(top, left * n + phase, bottom - top,
                                 count * n)
-                if self._plan.looks_at(self._grid, (top, bottom), (
+                if self._block.looks_at(self._grid, (top, bottom), (
                         region.left, region.left + region.width)):
                     made[phase][..., left - low:left - low + count] = (
                         self._reduce(native, inside, region))
@@ -263,7 +279,7 @@ class Cells:
     def _reduce(self, native: NativeRows, inside: tuple[int, int],
                 region: Window) -> Tensor:
         """Cells of a region, which may lie over the border."""
-        width = self._plan.shape[1]
+        width = self._shape[1]
         left, right = (min(max(x, 0), width) for x in (
             region.left, region.left + region.width))
         pixels = self._scale.nothing
@@ -300,39 +316,42 @@ class Cells:
 
 
 class SceneRows:
-    """All rows of a scene that some windows look at, and their views.
+    """All rows of a scene that windows of a block look at, and their views.
 
     Args:
         source: Scene.
-        plan: Its windows.
-        tops: First row of each row of windows that is wanted, in order.
+        reader: Its reader.
+        block: Windows of a block.
         pool: Threads that read.
         device: Where views are cut.
         scale: From pixels of the file to what the model is given, there.
     """
 
-    def __init__(self, source: Source, plan: Plan, tops: Sequence[int],
+    def __init__(self, source: Source, reader: Reader, block: Block,
                  pool: Executor, device: torch.device, scale: Scale) -> None:
-        self._plan, self._scale = plan, scale
+        self._block, self._plan, self._scale = block, block.plan, scale
+        plan, tops = block.plan, block.chosen_tops
         #: How native pixels of a window are read.
         self._local = view_grid(plan.size, LOCAL, plan.size)
         #: First row of a row of windows, and its native pixels.
+        left, right = block.seen
         self._band: tuple[int, Tensor] = -1, zeros(
-            (source.bands, min(plan.size[0], plan.shape[0]), plan.shape[1]),
+            (source.bands, min(plan.size[0], plan.shape[0]), right - left),
             pixel_type(source), device)
         height = plan.shape[0]
         first = min(grid.region(tops[0], 0).top for grid in plan.views)
         self._reach = max(grid.region(0, 0).top + grid.region(0, 0).height
                           for grid in plan.views)
         self.native = NativeRows(
-            source, plan, max(first, 0),
+            source, reader, block, max(first, 0),
             min(max(tops[-1] + self._reach, 1), height), pool, device)
         #: Cells by view and phase of its first rows; none of native views.
         self._cells: dict[tuple[ViewGrid, int], Cells] = {}
         for grid in plan.views:
             if grid != self._local:
-                for phase, some in plan.tops_by_phase(grid, tops).items():
-                    self._cells[grid, phase] = Cells(plan, grid, some, scale)
+                for phase, some in block.tops_by_phase(grid, tops).items():
+                    self._cells[grid, phase] = Cells(block, grid, some, scale)
+        self.native.begin(tops[0] + self._reach)
 
     def need(self, top: int) -> None:
         """Have all that windows look at that begin in a row."""
@@ -370,9 +389,11 @@ class SceneRows:
             (top, left), (height, width), self._plan.shape))
         if top != self._band[0]:
             self._band = top, self.native.pixels(
-                (top, bottom), (0, self._plan.shape[1]), self._band[1])
+                (top, bottom), self._block.seen, self._band[1])
         inside = out[:, :bottom - top, :right - left]
         if inside.shape != out.shape:
             for band, value in zip(out, self._scale.fill):
                 band.fill_(value)
-        self._scale(self._band[1][..., left:right], out=inside)
+        first, _ = self._block.seen
+        self._scale(self._band[1][..., left - first:right - first],
+                    out=inside)

@@ -16,11 +16,14 @@ from relay_seg.views import (
     in_proportion,
 )
 
-from .plan import Plan
+from .plan import LARGEST, Plan, block_side
+from .source import Source
 from .writing import FORMATS, PROBABILITIES
 
 AMP: dict[str | None, torch.dtype] = {
     'bf16': torch.bfloat16, 'fp16': torch.float16}
+#: Files without tiles have blocks that are so many times as wide, at most.
+UNTILED = 4
 
 
 class Progress(NamedTuple):
@@ -59,7 +62,10 @@ class Settings:
             which is not in degrees.
         on_error: ``stop`` at pixels that cannot be read, or ``skip`` them as
             no data.
-        output_format: ``gtiff`` or ``cog``.
+        output_format: ``gtiff`` or ``cog``; or ``vrt``, which refers to the
+            blocks and takes no time.
+        block: Height and width of what is computed as one task, in pixels,
+            about; by default a 36th of the scene, with limits.
         probabilities: ``uint8`` or ``float16`` to write them too, into
             ``OUT_probabilities.tif``.
         polygons: GeoPackage to write classes to as polygons.
@@ -85,6 +91,7 @@ class Settings:
     pixel_size: float | None = None
     on_error: str = 'stop'
     output_format: str = 'gtiff'
+    block: tuple[int, int] | None = None
     probabilities: str | None = None
     polygons: str | Path | None = None
     min_area: float = 0.
@@ -104,7 +111,7 @@ class Settings:
                 raise ValueError(f'{name}={getattr(self, name)!r} is unknown;'
                                  f' use one of {known}.')
         for name in ('window', 'input_size', 'stride', 'batch_size', 'bands',
-                     'pixel_size', 'threads'):
+                     'block', 'pixel_size', 'threads'):
             value = getattr(self, name)
             if value is not None and not np.all(np.asarray(value) > 0):
                 raise ValueError(f'{name}={value} is not above zero; give '
@@ -120,18 +127,21 @@ class Report:
     Args:
         out: File with the classes.
         kept: Whether it was there already.
-        resumed: Bands that were there from an earlier run.
+        resumed: Blocks that were there from an earlier run.
+        missing: Blocks that others have not finished: there is no output
+            yet.
         damaged: Regions that could not be read.
         seconds: Time in reading, model, blending and writing.
     """
     out: Path
     kept: bool = False
     resumed: int = 0
+    missing: int = 0
     damaged: Sequence[Window] = ()
     seconds: Counter = field(default_factory=Counter)
 
 
-def plan_for(model: SlideEncoderDecoder, shape: tuple[int, int],
+def plan_for(model: SlideEncoderDecoder, source: Source,
              settings: Settings) -> Plan:
     """Windows of a scene, as the model's ``test_cfg`` and settings say."""
     cfg = model.test_cfg
@@ -151,8 +161,12 @@ def plan_for(model: SlideEncoderDecoder, shape: tuple[int, int],
         amp = AMP.get(settings.amp)
         with torch.autocast(device, amp, enabled=amp is not None):
             batch_size = model.windows_at_once(size, input_size)
+    block = as_size(settings.block or block_side(source.shape, stride))
+    if not settings.block and not source.tiled:  # a row is read as a whole
+        block = block[0], UNTILED * LARGEST
     return Plan(
-        as_size(shape), size, stride,
+        as_size(source.shape), size, stride,
         settings.blend or cfg.get('blend', 'mean'),
         check_batch_size(batch_size),
-        model.contexts, input_size)
+        model.contexts, input_size,
+        block=block)

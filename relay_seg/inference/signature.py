@@ -17,7 +17,7 @@ from .settings import Settings
 
 #: Settings that change nothing of what class ids are computed from.
 LATER = frozenset((
-    'threads', 'output_format', 'polygons', 'min_area', 'preview',
+    'block', 'threads', 'output_format', 'polygons', 'min_area', 'preview',
     'cuda_graph', 'overwrite'))
 #: Attributes of modules that are no settings.
 NO_SETTINGS = frozenset(('training', 'cfg', 'dataset_meta', 'init_cfg'))
@@ -56,7 +56,7 @@ def signature_of(model: SlideEncoderDecoder, inputs: Inputs, bands: ModelBands,
         mean=bands.mean.flatten().tolist(),
         std=bands.std.flatten().tolist(),
         bands=[str(bands.fill), bands.chosen],
-        plan=[plan.size, plan.stride, plan.blend,
+        plan=[plan.size, plan.stride, plan.block, plan.blend,
               model.test_cfg.get('batch_size'), plan.contexts,
               plan.input_size],
         classes=asdict(classes),

@@ -1,10 +1,11 @@
-"""Slide inference over a scene of any size, band by band."""
+"""Slide inference over blocks of a scene, band by band."""
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from relay_seg.views import Window
 from .accumulator import Accumulator
 from .forward import Forward
 from .model import bands_of
-from .plan import Plan
+from .plan import Block, Plan
 from .rows import NativeRows, SceneRows
 from .settings import Progress
 from .source import Scale, Source
@@ -71,33 +72,37 @@ class Timer:
 
 @dataclass(frozen=True)
 class Band:
-    """Finished rows of a scene.
+    """Finished rows of a block.
 
     Args:
-        index: Number of the band in the plan.
+        block: Block of the scene.
+        top: First row, counted in the scene.
+        bottom: The row after the last one.
         logits: (channels, rows, width), where rows are blended.
         valid: Where the scene holds something, (rows, width) bool.
     """
-    index: int
+    block: Block
+    top: int
+    bottom: int
     logits: Tensor
     valid: Tensor
 
 
-def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
-           start: int, stop: int, *, threads: int, forward: Forward,
+def stream(model: SlideEncoderDecoder, source: Source,
+           blocks: Iterable[Block], *, threads: int, forward: Forward,
            timer: Timer, advance: Callable[[int], None],
            skip_empty: bool = True) -> Iterator[Band]:
-    """Segment some bands of a scene.
+    """Segment some blocks of a scene.
 
-    Rows go to the device as they are in the file, once. Views are cut,
-    normalised and reduced there, logits blended there.
+    Rows go to the device as they are in the file, once for each block. Views
+    are cut, normalised and reduced there, logits blended there. While a block
+    is computed, the first rows of the next one are read.
 
     Args:
         model: In evaluation mode, on its device.
         source: Scene.
-        plan: Its windows.
-        start: First band.
-        stop: Band after the last one.
+        blocks: Blocks with windows to compute; each is asked for when the
+            one before begins.
         threads: Threads that read.
         forward: The model's way from views to logits.
         timer: Keeps the time.
@@ -105,52 +110,61 @@ def stream(model: SlideEncoderDecoder, source: Source, plan: Plan,
         skip_empty: Leave out windows in which the scene holds nothing.
 
     Yields:
-        Bands in order.
+        Bands of each block in order.
     """
     device = model.data_preprocessor.device
-    accumulator = Accumulator(
-        plan, model.out_channels, start, stop,
-        _blend_device(plan, model.out_channels, device))
-    scale = Scale(bands_of(model), device)
-    batches = list(plan.batches(start, stop))
-    tops = sorted({window.top for batch in batches for window in batch})
-    done = start
-
-    def finish(until: int, native: NativeRows | None) -> Iterator[Band]:
-        nonlocal done
-        for index in range(done, until):
-            low, high = plan.bands[index]
-            valid = native.valid(low, high) if native else torch.zeros(
-                high - low, plan.shape[1], dtype=torch.bool)
-            yield Band(index, accumulator.take(index), valid)
-        done = max(done, until)
-
-    if not batches:
-        yield from finish(stop, None)
-        return
+    scale, reader = Scale(bands_of(model), device), source.reader()
     with (ThreadPoolExecutor(threads, thread_name_prefix='read') as pool,
           torch.no_grad()):
-        rows = SceneRows(source, plan, tops, pool, device, scale)
+        opened = ((block, SceneRows(source, reader, block, pool, device,
+                                    scale) if len(block) else None)
+                  for block in blocks)
+        now = next(opened, None)
         try:
-            for windows in batches:
-                yield from finish(
-                    min(plan.row_of(windows[0].top), stop), rows.native)
-                rows.drop(windows[0].top)
-                with timer('reading', on_device=False):
-                    rows.need(windows[-1].top)
-                if not skip_empty or any(
-                        _holds(rows.native, window, plan)
-                        for window in windows):
-                    with timer('cutting'):
-                        views = rows.cut(windows)
-                    with timer('model'):
-                        logits = forward(views)
-                    with timer('blending'):
-                        accumulator.add(windows, logits)
-                advance(len(windows))
-            yield from finish(stop, rows.native)
+            while now:
+                block, rows = now
+                now = next(opened, None)
+                accumulator = Accumulator(
+                    block, model.out_channels,
+                    _blend_device(block, model.out_channels, device))
+                yield from _bands(
+                    block, rows, accumulator, forward, timer, advance,
+                    skip_empty)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _bands(block: Block, rows: SceneRows | None, accumulator: Accumulator,
+           forward: Forward, timer: Timer, advance: Callable[[int], None],
+           skip_empty: bool) -> Iterator[Band]:
+    """Bands of a block, of which nothing is left afterwards."""
+    waiting = list(enumerate(block.bands))[::-1]
+
+    def finish(until: float) -> Iterator[Band]:
+        """Bands that no window from a row on touches."""
+        while waiting and waiting[-1][1][1] <= until:
+            index, (top, bottom) = waiting.pop()
+            valid = rows.native.valid(top, bottom) if rows else torch.zeros(
+                bottom - top, block.region.width, dtype=torch.bool)
+            yield Band(block, top, bottom, accumulator.take(index), valid)
+
+    for windows in block.batches():
+        assert rows
+        yield from finish(windows[0].top)
+        rows.drop(windows[0].top)
+        with timer('reading', on_device=False):
+            rows.need(windows[-1].top)
+        if not skip_empty or any(
+                _holds(rows.native, window, block.plan)
+                for window in windows):
+            with timer('cutting'):
+                views = rows.cut(windows)
+            with timer('model'):
+                logits = forward(views)
+            with timer('blending'):
+                accumulator.add(windows, logits)
+        advance(len(windows))
+    yield from finish(inf)
 
 
 def _holds(native: NativeRows, window: Window, plan: Plan) -> bool:
@@ -160,19 +174,19 @@ def _holds(native: NativeRows, window: Window, plan: Plan) -> bool:
     return native.holds(window.top, bottom, window.left, right)
 
 
-def _blend_device(plan: Plan, channels: int,
+def _blend_device(block: Block, channels: int,
                   device: torch.device) -> torch.device:
     """Where open rows are blended: with the model, if they fit there."""
     if device.type != 'cuda':
         return torch.device('cpu')
-    rows = plan.size[0] + 2 * plan.stride[0]
+    rows = block.plan.size[0] + 2 * block.plan.stride[0]
     total = torch.cuda.get_device_properties(device).total_memory
-    fits = 4 * channels * rows * plan.shape[1] < ON_DEVICE * total
+    fits = 4 * channels * rows * block.region.width < ON_DEVICE * total
     return device if fits else torch.device('cpu')
 
 
 def counting(name: str, plan: Plan, windows: int,
-              progress: Callable[[Progress], None]) -> Callable[[int], None]:
+             progress: Callable[[Progress], None]) -> Callable[[int], None]:
     """From windows done to calls of ``progress``."""
     pixels = plan.shape[0] * plan.shape[1]
     total = pixels * windows // max(len(plan.tops) * len(plan.lefts), 1)

@@ -16,28 +16,28 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.rasters import MARK, Grid, copy_points, open_raster
+from relay_seg.rasters import MARK, Grid, Mosaic, copy_points, open_raster
 from relay_seg.rasters.files import naming
 from relay_seg.rasters.writing import (
     TILE,
     RowWriter,
     colour_table,
+    pieces,
     read_back,
-    strips,
 )
+from relay_seg.views import Window as View
 
 from .deciding import STEPS
 from .model import Classes
 
-FORMATS = ('gtiff', 'cog')
+#: The last one refers to the blocks, which stay.
+FORMATS = ('gtiff', 'cog', 'vrt')
 #: How probabilities can be stored. GDAL below 3.11 knows no float16: a
 #: float32 of 16 bits is read by every version.
 PROBABILITIES = {
     'uint8': dict(dtype='uint8', nodata=IGNORE, predictor=2),
     'float16': dict(dtype='float32', nodata=np.nan, nbits=16, predictor=3),
 }
-#: Gives rows [first, last) of all bands, (C, rows, W).
-Rows = Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ class Growing:
     Args:
         path: The file.
         form: What it holds.
-        rows: Gives rows that are there.
-        grid: Size and place.
+        mosaic: The blocks that are there.
         tags: What it says of itself.
         output_format: Of ``FORMATS``.
         threads: Threads that compress; the bytes are the same with any
@@ -96,14 +95,15 @@ class Growing:
             the file gets.
     """
 
-    def __init__(self, path: Path, form: Form, rows: Rows, grid: Grid,
+    def __init__(self, path: Path, form: Form, mosaic: Mosaic,
                  tags: Mapping[str, str], output_format: str,
                  threads: int = 1, like: Path | None = None) -> None:
-        self._path, self._form, self._rows, self._grid = path, form, rows, grid
+        self.path, self._form, self._mosaic = path, form, mosaic
+        self._grid = grid = mosaic.grid
         self._cog = output_format == 'cog'
         self._flat = path.with_suffix('.flat.tif') if self._cog else path
         self._threads = str(threads)
-        self._left = deque(strips(grid.height))
+        self._left = deque(pieces(*grid.shape))
         with naming(path):
             self._writer = RowWriter(
                 self._flat, grid, compress='deflate',
@@ -120,11 +120,15 @@ class Growing:
         Args:
             until: All rows above this one are there.
         """
-        while self._left and sum(self._left[0]) <= until:
-            top, rows = self._left.popleft()
-            pixels = self._rows(top, top + rows)
-            with naming(self._path):
-                self._writer.write(pixels)
+        count, dtype = (self._form.profile[x] for x in ('count', 'dtype'))
+        while self._left and (
+                self._left[0].row_off + self._left[0].height <= until):
+            part = self._left.popleft()
+            pixels = self._mosaic.read(
+                View(part.row_off, part.col_off, part.height, part.width),
+                count, dtype)
+            with naming(self.path):
+                self._writer.put(pixels, part)
 
     def finish(self) -> None:
         """The remaining rows, overviews, and a look at whether all is there.
@@ -134,21 +138,19 @@ class Growing:
         """
         self.advance(self._grid.height)
         resampling = self._form.resampling
-        with (naming(self._path),
+        with (naming(self.path),
               rasterio.Env(GDAL_NUM_THREADS=self._threads)):
             self._writer.close()
-            factors = overview_factors(self._grid)
             if self._cog:
                 rasterio.shutil.copy(
-                    self._flat, self._path, driver='COG', compress='deflate',
+                    self._flat, self.path, driver='COG', compress='deflate',
                     predictor='YES' if 'predictor' in self._form.profile
                     else 'NO', blocksize=str(TILE), bigtiff='IF_SAFER',
                     SRC_MDD=MARK, overview_resampling=resampling.name)
                 self._flat.unlink()
-            elif factors:
-                with rasterio.open(self._path, 'r+') as raster:
-                    raster.build_overviews(factors, resampling)
-            read_back(self._path, self._writer.crc)
+            else:
+                build_overviews(self.path, self._grid, resampling)
+            read_back(self.path, self._writer.crc)
 
     def close(self) -> None:
         """Let go of a file that is not finished."""
@@ -156,12 +158,14 @@ class Growing:
             self._writer.raster.close()
 
 
-def overview_factors(grid: Grid) -> list[int]:
-    """2, 4, 8 and so on until one tile holds everything."""
+def build_overviews(path: Path, grid: Grid, how: Resampling) -> None:
+    """A half, a quarter and so on, until one tile holds everything."""
     factors: list[int] = []
     while max(grid.height, grid.width) > TILE * 2**len(factors):
         factors.append(2 * 2**len(factors))
-    return factors
+    if factors:
+        with rasterio.open(path, 'r+') as raster:
+            raster.build_overviews(factors, how)
 
 
 def sidecar(path: Path) -> Path:

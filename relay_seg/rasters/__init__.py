@@ -10,6 +10,7 @@ from .grid import (
     transform_of,
 )
 from .identity import changed, files_of, identity
+from .merging import Mosaic, mosaic_of
 from .opening import (
     EXACT_OVERVIEWS,
     SUFFIXES,
@@ -34,9 +35,11 @@ from .writing import copy_points, write_class_ids
 
 __all__ = [
     'EXACT_OVERVIEWS', 'MARK', 'SUFFIXES', 'Content', 'Grid', 'Handles',
-    'changed', 'check_bands', 'choose_bands', 'content_of', 'copy_points',
+    'Mosaic', 'changed', 'check_bands', 'choose_bands', 'content_of',
+    'copy_points',
     'data_bands', 'equal_area', 'exact_overviews', 'files_of', 'grid_of',
-    'ground_pixel', 'identity', 'is_prediction', 'known_crs', 'open_raster',
+    'ground_pixel', 'identity', 'is_prediction', 'known_crs', 'mosaic_of',
+    'open_raster',
     'pixel_metres', 'raster_reader', 'read_data', 'read_region', 'readable',
     'refuse_overwriting', 'remove_unfinished', 'replacing', 'reused_raster',
     'same_grid', 'transform_of', 'write_class_ids', 'write_text',

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 # Some functions of rasterio let these of GDAL through.
 from rasterio._err import CPLE_BaseError
@@ -60,7 +61,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}{UNFINISHED}')
+    # Processes of several machines may write beside each other.
+    unfinished = path.with_name(f'.{path.name}.{uuid4().hex}{UNFINISHED}')
     try:
         yield unfinished
         with unfinished.open('r+b') as file:  # Windows wants to write

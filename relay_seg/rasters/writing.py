@@ -21,6 +21,17 @@ LAYOUT = dict(driver='GTiff', tiled=True, blockxsize=TILE, blockysize=TILE,
               bigtiff='if_safer')
 
 
+#: Columns that are written or read at once, a multiple of the tiles.
+WIDE = 32 * TILE
+
+
+def pieces(height: int, width: int) -> Iterator[Window]:
+    """What is written at once: parts of a row of tiles, row by row."""
+    for top, rows in strips(height):
+        for left in range(0, width, WIDE):
+            yield Window(left, top, min(WIDE, width - left), rows)
+
+
 def strips(height: int) -> Iterator[tuple[int, int]]:
     """First row and number of rows of each row of tiles."""
     for top in range(0, height, TILE):
@@ -47,24 +58,31 @@ class RowWriter:
     def write(self, rows: np.ndarray) -> None:
         """Append rows (C, H, W); no tile is written twice."""
         self._rows.append(rows)
-        if sum(rows.shape[1] for rows in self._rows) >= TILE:
-            self._flush()
+        waiting = sum(rows.shape[1] for rows in self._rows)
+        if waiting >= TILE:
+            self._flush(waiting // TILE * TILE)
 
     def close(self) -> None:
         """Write what is left."""
         if self._rows:
-            self._flush()
+            self._flush(sum(rows.shape[1] for rows in self._rows))
         self.raster.close()
 
-    def _flush(self) -> None:
+    def _flush(self, count: int) -> None:
         rows = (self._rows[0] if len(self._rows) == 1 else
                 np.concatenate(self._rows, axis=1))
-        rows = np.ascontiguousarray(rows, dtype=self._dtype)
-        self._rows = []
-        self.raster.write(
-            rows, window=Window(0, self._top, rows.shape[2], rows.shape[1]))
-        self._top += rows.shape[1]
-        self.crc = zlib.crc32(rows.data, self.crc)
+        self._rows = [rows[:, count:]] if rows.shape[1] > count else []
+        for part in pieces(count, rows.shape[2]):
+            left, top = part.col_off, part.row_off
+            self.put(rows[:, top:top + part.height, left:left + part.width],
+                     Window(left, self._top + top, part.width, part.height))
+        self._top += count
+
+    def put(self, pixels: np.ndarray, part: Window) -> None:
+        """Write one of the :func:`pieces` (C, H, W), in their order."""
+        pixels = np.ascontiguousarray(pixels, dtype=self._dtype)
+        self.raster.write(pixels, window=part)
+        self.crc = zlib.crc32(pixels.data, self.crc)
 
 
 def read_back(path: Path, crc: int, lossy: bool = False, **options) -> None:
@@ -81,9 +99,9 @@ def read_back(path: Path, crc: int, lossy: bool = False, **options) -> None:
     """
     found = 0
     with rasterio.open(path, **options) as raster:
-        for top, rows in strips(raster.height):
-            found = zlib.crc32(np.ascontiguousarray(raster.read(
-                window=Window(0, top, raster.width, rows))).data, found)
+        for part in pieces(*raster.shape):
+            found = zlib.crc32(np.ascontiguousarray(
+                raster.read(window=part)).data, found)
     if found != crc and not lossy:
         raise RasterioError('it reads back otherwise')
 

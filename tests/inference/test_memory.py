@@ -31,7 +31,7 @@ model = CheapEncoderDecoder(test_cfg=dict(
 model.window_logits = lambda views, size=None: torch.zeros(
     len(views[0]), 4, 256, 256)
 source = RasterSource([scene], bands_of(model))
-wanted = needed(plan_for(model, source.shape, Settings()), source, 4,
+wanted = needed(plan_for(model, source, Settings()).blocks, source, 4,
                 1 + 4 * bool(probabilities))
 now = int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()
 predict_raster(model, scene, scene + '.out.tif', probabilities=probabilities)

@@ -180,18 +180,10 @@ def test_the_command_refuses_before_it_looks_for_a_model(
     assert 'mine.png exists' in said and '--overwrite' in said
 
 
-def test_a_folder_of_parts_that_is_anothers(refused, tmp_path):
-    (tmp_path / 'out.tif.partial').mkdir()
-    (tmp_path / 'out.tif.partial/thesis.doc').write_text('all of it')
-    refused(tmp_path / 'out.tif.partial', 'thesis.doc')
-
-
-def test_a_damaged_state_is_made_anew(cheap, scene, tmp_path):
-    folder = tmp_path / 'out.tif.partial'
-    folder.mkdir()
-    (folder / 'state.json').write_text('{"relay_')
-    predict_raster(cheap(), scene, tmp_path / 'out.tif')
-    assert not folder.exists()
+def test_a_folder_of_blocks_that_is_anothers(refused, tmp_path):
+    (tmp_path / 'out.tif.blocks').mkdir()
+    (tmp_path / 'out.tif.blocks/thesis.doc').write_text('all of it')
+    refused(tmp_path / 'out.tif.blocks', 'thesis.doc')
 
 
 # Names ----------------------------------------------------------------------

@@ -291,7 +291,8 @@ def test_every_row_is_read_once_and_as_it_is(
     monkeypatch.setattr('relay_seg.inference.job.check_scene',
                         lambda *_: None)
     monkeypatch.setattr(raster_source, 'read_region', noting)
-    predict_raster(cheap(context_factors=(2, 5)), path, tmp_path / 'out.tif')
+    predict_raster(cheap(context_factors=(2, 5)), path, tmp_path / 'out.tif',
+                   block=(400, 400))
     assert (seen == 1).all()
 
 

@@ -26,9 +26,10 @@ from relay_seg.inference import (
     predict_scenes,
     writing,
 )
-from relay_seg.inference import job as jobs
-from relay_seg.inference.parts import Parts
+from relay_seg.inference.blocks import root_of
+from relay_seg.inference.model import classes_of
 from relay_seg.inference.polygons import write_polygons
+from relay_seg.rasters.writing import RowWriter
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,7 +177,7 @@ def test_preview(cheap, scene, out):
     predict_raster(cheap(), scene, out, preview=picture)
     image = np.asarray(Image.open(picture)).astype(int)
     assert image.shape == (141, 93, 3)
-    palette = np.array(jobs.classes_of(cheap()).palette)
+    palette = np.array(classes_of(cheap()).palette)
     classes, pixels = read(out)[0], read(scene).transpose(1, 2, 0)
     there = classes != 255
     mixed = (palette[np.where(there, classes, 0)] + pixels) / 2
@@ -295,7 +296,7 @@ def test_killed_at_any_moment(cheap, scene, tmp_path):
     def predict(folder):
         return predict_raster(
             cheap(batch_size=4), scene, folder / 'a.tif',
-            probabilities='uint8', threads=1)
+            probabilities='uint8', threads=1, block=(40, 40))
 
     whole = tmp_path / 'whole'
     calls = counting(lambda: predict(whole))
@@ -329,7 +330,7 @@ def test_any_number_of_threads_writes_the_same(cheap, scene, tmp_path):
 
 
 @pytest.mark.parametrize('form', ('gtiff', 'cog'))
-def test_the_output_grows_while_bands_are_predicted(
+def test_the_output_grows_while_blocks_are_predicted(
         cheap, noise, scene_file, tmp_path, out, monkeypatch, form):
     scene = scene_file(tmp_path / 'a.tif', noise(5 * writing.TILE, 300))
     left = []
@@ -342,13 +343,13 @@ def test_the_output_grows_while_bands_are_predicted(
     monkeypatch.setattr(writing.Growing, 'finish', look)
     model = cheap(size=(64, 64), stride=(64, 64))
     predict_raster(model, scene, out, probabilities='uint8',
-                   output_format=form)
+                   output_format=form, block=(256, 200))
     assert left == [0, 0]
 
 
 def test_only_what_is_missing_is_computed(cheap, scene, tmp_path, out):
     model = cheap(batch_size=1)
-    predict_raster(model, scene, out)
+    predict_raster(model, scene, out, block=(30, 50))
     whole, calls = out.read_bytes(), model.calls
 
     def stop(progress):
@@ -357,15 +358,16 @@ def test_only_what_is_missing_is_computed(cheap, scene, tmp_path, out):
 
     other = tmp_path / 'other/classes.tif'
     with pytest.raises(KeyboardInterrupt):
-        predict_raster(cheap(batch_size=1), scene, other, progress=stop)
-    assert files(other.parent) == ['classes.tif.partial']
+        predict_raster(cheap(batch_size=1), scene, other, progress=stop,
+                       block=(30, 50))
+    assert files(other.parent) == ['classes.tif.blocks']
     model.calls = 0
-    report = predict_raster(model, scene, other)
+    report = predict_raster(model, scene, other, block=(30, 50))
     assert 0 < model.calls < 0.6 * calls
-    assert report.resumed > 5
+    assert report.resumed > 4
     assert other.read_bytes() == whole
     model.calls = 0
-    assert predict_raster(model, scene, other).kept
+    assert predict_raster(model, scene, other, block=(30, 50)).kept
     assert model.calls == 0
 
 
@@ -375,72 +377,36 @@ def test_another_model_or_input_starts_anew(cheap, scene, out):
 
     for model in (cheap(), cheap(blend='mean'), cheap(context_factors=(2, ))):
         with pytest.raises(KeyboardInterrupt):
-            predict_raster(model, scene, out, progress=lambda p: (
-                stop(p) if p.done == p.total else None))
-        parts = Parts(out)
-        assert parts.finished()
+            predict_raster(model, scene, out, block=(40, 40), progress=(
+                lambda p: stop(p) if p.done == p.total else None))
+    assert len({path.parent for path in root_of(out).glob(
+        '*/classes*.tif')}) == 3
     changed = cheap()
     changed.mix.data += 1
     assert not predict_raster(changed, scene, out).resumed
+    assert not root_of(out).exists()
     os.utime(scene, (1, 1))
     report = predict_raster(changed, scene, out)
     assert not report.kept and not report.resumed
 
 
-def test_a_damaged_part_is_made_anew(cheap, scene, out, tmp_path):
-    predict_raster(cheap(), scene, tmp_path / 'whole.tif')
+def test_a_damaged_block_is_made_anew(cheap, scene, out, tmp_path):
+    predict_raster(cheap(), scene, tmp_path / 'whole.tif', block=(40, 40))
 
     def stop(progress):
         if progress.done == progress.total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_raster(cheap(), scene, out, progress=stop)
-    part = next(Parts(out).folder.glob('classes_*16.part'))
-    part.write_bytes(part.read_bytes()[:20])
-    with pytest.raises(OSError, match='damaged.*same command again'):
-        predict_raster(cheap(), scene, out)
-    assert not out.exists()
-    predict_raster(cheap(), scene, out)
+        predict_raster(cheap(), scene, out, progress=stop, block=(40, 40))
+    block = sorted(root_of(out).glob('*/classes*.tif'))[2]
+    content = block.read_bytes()
+    block.write_bytes(content[:-400])
+    with pytest.raises(OSError, match=f'{block.name}'):
+        predict_raster(cheap(), scene, out, block=(40, 40))
+    assert not out.exists() and not block.exists()
+    assert predict_raster(cheap(), scene, out, block=(40, 40)).resumed
     assert (read(out) == read(tmp_path / 'whole.tif')).all()
-
-
-# Several processes ----------------------------------------------------------
-
-
-class Rank:
-    """What tells which part of the work a rank does."""
-
-    def __init__(self, rank, size):
-        self.rank, self.size = rank, size
-
-
-@pytest.mark.parametrize('size', [1, 2, 3, 7])
-def test_shares_are_all_bands_once(size):
-    from relay_seg.inference.team import share
-    bands = [0, 1, 2, 5, 6, 9]
-    runs = [run for rank in range(size) for run in share(
-        bands, [1, 1, 5, 1, 0.1, 0.1], Rank(rank, size))]
-    assert [i for run in runs for i in range(*run)] == bands
-
-
-def test_any_share_of_bands_is_the_same(cheap, scene, tmp_path):
-    """What a rank writes does not depend on where it begins."""
-    model = cheap(batch_size=5)
-    found = {}
-    for size in (1, 2, 3):
-        job = jobs.Job(
-            model, [scene], tmp_path / f'{size}.tif',
-            Settings(probabilities='float16'), Rank(0, size))
-        with job.parts.locked():
-            job.parts.begin(job.signature)
-            for rank in range(size):
-                job.team = Rank(rank, size)
-                job._predict(range(len(job.plan.bands)), lambda p: None)
-            found[size] = {p.name: p.read_bytes()
-                           for p in job.parts.folder.glob('*.part')}
-    assert len(found[1]) == 2 * 17
-    assert found[1] == found[2] == found[3]
 
 
 # Errors ---------------------------------------------------------------------
@@ -484,8 +450,9 @@ def test_damage_is_reported_after_a_resumption(cheap, damaged, out):
 
     with pytest.raises(KeyboardInterrupt):
         predict_raster(cheap(), damaged[0], out, on_error='skip',
-                       progress=stop)
-    report = predict_raster(cheap(), damaged[0], out, on_error='skip')
+                       progress=stop, block=(40, 40))
+    report = predict_raster(cheap(), damaged[0], out, on_error='skip',
+                            block=(40, 40))
     assert report.resumed and report.damaged
 
 
@@ -608,23 +575,21 @@ def test_full_disk_is_said_before_and_survived(
     with pytest.raises(OSError, match='needs about .* make room'):
         predict_raster(cheap(), scene, out)
     monkeypatch.undo()
-    written, write = [], Path.write_bytes
+    written, put = [], RowWriter.put
 
-    def failing(path, data):
-        if path.name.startswith('.classes'):
-            written.append(path)
-            if len(written) == 8:
-                write(path, bytes(data)[:10])
-                raise OSError(28, 'No space left on device')
-        return write(path, data)
+    def failing(writer, pixels, part):
+        written.append(part)
+        if len(written) == 5:
+            raise OSError(28, 'No space left on device')
+        put(writer, pixels, part)
 
-    monkeypatch.setattr(Path, 'write_bytes', failing)
+    monkeypatch.setattr(RowWriter, 'put', failing)
     with pytest.raises(OSError, match='disk full.*same command again'):
-        predict_raster(cheap(), scene, out)
+        predict_raster(cheap(), scene, out, block=(40, 40))
     monkeypatch.undo()
-    # Bands that waited to be written then may have found room.
-    assert predict_raster(cheap(), scene, out).resumed >= 7
-    assert out.read_bytes() == (tmp_path / 'whole.tif').read_bytes()
+    assert not list(root_of(out).glob('*/.*'))  # nothing half done
+    assert predict_raster(cheap(), scene, out, block=(40, 40)).resumed >= 2
+    assert (read(out) == read(tmp_path / 'whole.tif')).all()
 
 
 def test_folders_and_files_that_are_not_ours(cheap, scene, tmp_path, out):
@@ -638,19 +603,6 @@ def test_folders_and_files_that_are_not_ours(cheap, scene, tmp_path, out):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OSError, match='cannot be written to'):
         predict_raster(cheap(), scene, tmp_path / 'file/out.tif')
-
-
-def test_two_commands_never_write_one_output(cheap, scene, out):
-    out.parent.mkdir()
-
-    def other():
-        try:
-            predict_raster(cheap(), scene, out)
-        except OSError as error:
-            os._exit(7 if 'in use by another' in str(error) else 1)
-
-    with Parts(out).locked():
-        assert in_child(other) == 7
 
 
 # Command line ---------------------------------------------------------------
@@ -752,64 +704,3 @@ def test_bad_command_lines_exit_with_2(tmp_path, checkpoint, capsys):
     assert call(CONFIG, tmp_path / 'no.pth', tmp_path / 'a.tif', '-o',
                 tmp_path / 'out') == 2
     assert 'no.pth' in capsys.readouterr().err
-
-
-def _rank(rank, folder, model, scene, fail):
-    """One of two processes, which may fail at its first band."""
-    import torch.distributed as dist
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/meet{fail}', rank=rank,
-        world_size=2)
-    if fail and rank == 1:
-        def failing(*arguments):
-            raise MemoryError('too little')
-        jobs.Job._keep = failing
-    try:
-        predict_raster(model, scene, folder / 'two.tif', threads=1)
-    except (MemoryError, OSError) as error:
-        assert 'too little' in str(error), error
-        os._exit(5)
-    os._exit(0)
-
-
-def test_work_of_a_rank_that_fails_is_redone(cheap, scene, tmp_path):
-    fork = multiprocessing.get_context('fork')
-    for fail in (True, False):
-        ranks = [fork.Process(
-            target=_rank, args=(i, tmp_path, cheap(), scene, fail))
-            for i in range(2)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(60)
-        assert [p.exitcode for p in ranks] == ([5, 5] if fail else [0, 0])
-        assert (tmp_path / 'two.tif').exists() != fail
-        if fail:  # the other rank's bands are there
-            done = len(Parts(tmp_path / 'two.tif').finished())
-            assert done == 17 // 2 or done == 17 - 17 // 2
-    predict_raster(cheap(), scene, tmp_path / 'one.tif')
-    assert (tmp_path / 'one.tif').read_bytes() == (
-        tmp_path / 'two.tif').read_bytes()
-
-
-def test_many_scenes_are_dealt_to_ranks(cheap, noise, scene_file, tmp_path):
-    for i in range(5):
-        scene_file(tmp_path / f'{i}.tif', noise(40 + i, 50))
-    scenes = find_scenes([str(tmp_path)], tmp_path / 'out')
-    scenes.append(find_scenes(['missing.tif'], tmp_path / 'out')[0])
-
-    def work(rank):
-        import torch.distributed as dist
-        dist.init_process_group(
-            'gloo', init_method=f'file://{tmp_path}/meet', rank=rank,
-            world_size=2)
-        os._exit(10 + predict_scenes(cheap(), scenes, Settings(threads=1)))
-
-    fork = multiprocessing.get_context('fork')
-    ranks = [fork.Process(target=work, args=(i, )) for i in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(60)
-    assert [p.exitcode for p in ranks] == [11, 11]  # one is missing
-    assert len(list((tmp_path / 'out').glob('*.tif'))) == 5

@@ -8,7 +8,7 @@ import rasterio
 from mmengine.config import Config
 
 from relay_seg.inference import predict_raster
-from relay_seg.inference.parts import Parts
+from relay_seg.inference.blocks import root_of
 from relay_seg.inference.signature import model_digest
 from relay_seg.rasters import changed, files_of, identity
 
@@ -185,7 +185,7 @@ def test_an_input_that_changes_while_it_is_read(cheap, scene, out, noise,
     assert not predict_raster(cheap(), scene, out).resumed
 
 
-def test_parts_of_a_changing_input_are_thrown_away(cheap, scene, out):
+def test_blocks_of_a_changing_input_are_thrown_away(cheap, scene, out):
     """Not only the output: the file may get its old time again."""
     status = scene.stat()
 
@@ -195,5 +195,5 @@ def test_parts_of_a_changing_input_are_thrown_away(cheap, scene, out):
     with pytest.raises(ValueError, match='changed'):
         predict_raster(cheap(), scene, out, progress=touched)
     os.utime(scene, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert not Parts(out).folder.exists()
+    assert not root_of(out).exists()
     assert not predict_raster(cheap(), scene, out).resumed

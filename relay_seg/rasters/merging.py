@@ -1,0 +1,178 @@
+"""Many rasters side by side as one."""
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as Part
+
+from relay_seg.views import Window
+
+from .files import naming, replacing
+from .grid import Grid, grid_of, same_grid, told
+from .opening import open_raster
+from .overwriting import MARK
+
+SOURCES = 'SimpleSource', 'ComplexSource', 'AveragedSource'
+
+
+class Mosaic:
+    """Rasters of one kind side by side on a grid, read as one.
+
+    Args:
+        files: Rasters, each with its place on the grid.
+        grid: Size and place of all.
+        nodata: What is where there is no file.
+    """
+
+    def __init__(self, files: Mapping[Path, Window], grid: Grid,
+                 nodata: float) -> None:
+        self.files, self.grid, self._nodata = dict(files), grid, nodata
+        self._rows: dict[tuple[int, int], list[tuple[Window, Path]]] = {}
+        for path, place in self.files.items():
+            self._rows.setdefault((place.top, place.top + place.height), []
+                                  ).append((place, path))
+
+    def read(self, region: Window, bands: int,
+             dtype: np.dtype | str) -> np.ndarray:
+        """A region inside the grid, (bands, height, width).
+
+        Raises:
+            OSError: A file cannot be read: its ``filename``.
+        """
+        top, left, height, width, _ = region
+        out = np.full((bands, height, width), self._nodata, dtype)
+        for place, path in self._at(region):
+            y, x = max(place.top, top), max(place.left, left)
+            rows = min(place.top + place.height, top + height) - y
+            columns = min(place.left + place.width, left + width) - x
+            try:
+                with rasterio.open(path) as raster:
+                    out[:, y - top:y - top + rows, x - left:x - left
+                        + columns] = raster.read(window=Part(
+                            x - place.left, y - place.top, columns, rows))
+            except (RasterioError, OSError) as error:
+                raise OSError(
+                    errno.EIO, f'cannot be read ({error}); run the same '
+                    'command again, it is made anew', str(path)) from error
+        return out
+
+    def _at(self, region: Window) -> Iterator[tuple[Window, Path]]:
+        top, left, height, width, _ = region
+        for (low, high), files in self._rows.items():
+            if low < top + height and high > top:
+                yield from (
+                    (place, path) for place, path in files
+                    if place.left < left + width
+                    and place.left + place.width > left)
+
+    def write_vrt(self, path: Path, names: Sequence[str] = (),
+                  tags: Mapping[str, str] = {}) -> None:
+        """Write a virtual raster that refers to the files.
+
+        Args:
+            path: File to write; paths in it are relative to it.
+            names: Of the categories of the first band.
+            tags: What it says of itself.
+        """
+        with TemporaryDirectory() as folder, naming(path):
+            first = Path(folder) / 'first.vrt'
+            rasterio.shutil.copy(next(iter(self.files)), first, driver='VRT')
+            root = ElementTree.parse(first).getroot()
+        root.set('rasterXSize', str(self.grid.width))
+        root.set('rasterYSize', str(self.grid.height))
+        for gone in root.findall('Metadata') + root.findall('OverviewList'):
+            root.remove(gone)
+        place = root.find('GeoTransform')
+        if place is not None:
+            place.text = ', '.join(map(repr, self.grid.transform.to_gdal()))
+        facts = ElementTree.Element('Metadata', domain=MARK)
+        for key, value in tags.items():
+            ElementTree.SubElement(facts, 'MDI', key=key).text = value
+        root.insert(0, facts)
+        for band in root.iter('VRTRasterBand'):
+            source = next(x for x in band if x.tag in SOURCES)
+            for gone in [x for x in band if x.tag in (*SOURCES, 'Metadata')]:
+                band.remove(gone)
+            band.extend(_source(source, file, window, path)
+                        for file, window in self.files.items())
+        if names:
+            band = next(root.iter('VRTRasterBand'))
+            categories = ElementTree.SubElement(band, 'CategoryNames')
+            for name in names:
+                ElementTree.SubElement(categories, 'Category').text = name
+        ElementTree.indent(root)
+        with naming(path), replacing(path) as unfinished:
+            ElementTree.ElementTree(root).write(unfinished, encoding='utf-8')
+
+
+def _source(like: ElementTree.Element, file: Path, place: Window,
+            vrt: Path) -> ElementTree.Element:
+    """How a virtual raster refers to a file."""
+    source = deepcopy(like)
+    name = source.find('SourceFilename')
+    assert name is not None
+    name.text = os.path.relpath(file, vrt.parent)
+    name.set('relativeToVRT', '1')
+    for facts in source.findall('SourceProperties'):
+        source.remove(facts)
+    for tag, top, left in (('SrcRect', 0, 0),
+                           ('DstRect', place.top, place.left)):
+        rectangle = source.find(tag)
+        if rectangle is None:
+            rectangle = ElementTree.SubElement(source, tag)
+        for key, value in (('xOff', left), ('yOff', top),
+                           ('xSize', place.width), ('ySize', place.height)):
+            rectangle.set(key, str(value))
+    return source
+
+
+def mosaic_of(paths: Sequence[Path]) -> Mosaic:
+    """Tiles that belong together.
+
+    Args:
+        paths: Rasters of one CRS, one pixel size and one kind of bands,
+            whose pixels lie on one grid.
+
+    Raises:
+        ValueError: They do not.
+    """
+    grids: dict[Path, Grid] = {}
+    kinds = {}
+    for path in paths:
+        with open_raster(path, whole=False) as raster:
+            grids[path] = grid_of(raster)
+            kinds[path] = raster.count, raster.dtypes, str(raster.nodatavals)
+    first = paths[0]
+    own, kind = grids[first], kinds[first]
+    if own.transform.is_identity:
+        raise ValueError(f'{first} does not say where it is, so it has no '
+                         'place in a mosaic; give it a transform.')
+    places: dict[Path, tuple[int, int]] = {}
+    for path, grid in grids.items():
+        x, y = ~own.transform @ (grid.transform.c, grid.transform.f)
+        left, top = round(x), round(y)
+        moved = Grid(grid.height, grid.width, own.crs, own.transform
+                     @ Affine.translation(left, top))
+        if kinds[path] != kind or not same_grid(grid, moved):
+            raise ValueError(
+                f'{path} ({told(grid)}, bands {kinds[path]}) does not fit '
+                f'{first} ({told(own)}, bands {kind}) in a mosaic; bring all '
+                'to one grid and kind, for example with gdalwarp.')
+        places[path] = top, left
+    top, left = (min(axis) for axis in zip(*places.values()))
+    files = {
+        path: Window(y - top, x - left, grids[path].height, grids[path].width)
+        for path, (y, x) in places.items()}
+    grid = Grid(max(w.top + w.height for w in files.values()),
+                max(w.left + w.width for w in files.values()), own.crs,
+                own.transform @ Affine.translation(left, top))
+    return Mosaic(files, grid, 0)
