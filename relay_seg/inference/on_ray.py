@@ -2,6 +2,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import rasterio
@@ -37,29 +38,33 @@ class Worker:
 
     Args:
         build: Gives the model.
-        scenes: Scenes and how each is predicted.
     """
 
-    def __init__(self, build: Callable[[], SlideEncoderDecoder],
-                 scenes: Sequence[tuple[Scene, Settings]]) -> None:
-        self._model, self._scenes = build(), scenes
-        self._jobs: dict[int, Job] = {}
+    def __init__(self, build: Callable[[], SlideEncoderDecoder]) -> None:
+        self._model = build()
+        self._jobs: dict[Path, Job] = {}
 
     def ready(self) -> None:
         """It is, as soon as this returns."""
 
-    def predict(self, scene: int, block: int, signature: dict) -> None:
+    def predict(self, scene: Scene, settings: Settings, block: int,
+                signature: dict) -> None:
         """Compute a block, unless it is there.
+
+        Args:
+            scene: Scene and its output.
+            settings: How to predict it.
+            block: Number of the block.
+            signature: What it is to follow from.
 
         Raises:
             ValueError: This machine sees other inputs, or another version.
         """
         with rasterio.Env(GDAL_CACHEMAX=CACHE):
-            if scene not in self._jobs:
-                where, settings = self._scenes[scene]
-                self._jobs[scene] = Job(
-                    self._model, where.paths, where.out, settings)
-            job = self._jobs[scene]
+            if scene.out not in self._jobs:
+                self._jobs[scene.out] = Job(
+                    self._model, scene.paths, scene.out, settings)
+            job = self._jobs[scene.out]
             if job.signature != signature:
                 names = [k for k, v in signature.items()
                          if job.signature.get(k) != v]
@@ -127,9 +132,9 @@ def predict_on_ray(build: Callable[[], SlideEncoderDecoder],
             row = bar.add_task('', total=len(tasks))
             for number in [n for n, count in left.items() if not count]:
                 _join(jobs[number], every[number][0], results)
-            signatures = {n: job.signature for n, job in jobs.items()}
             for (number, block), error in _work(
-                    ray, build, every, tasks, signatures):
+                    ray, build, tasks, lambda task: (
+                        *every[task[0]], task[1], jobs[task[0]].signature)):
                 bar.advance(row)
                 scene = every[number][0]
                 if error:
@@ -165,18 +170,24 @@ def _cluster(address: str) -> Iterator[Any]:
 
 
 def _work(ray: Any, build: Callable[[], SlideEncoderDecoder],
-          scenes: Sequence[tuple[Scene, Settings]], tasks: deque[Task],
-          signatures: dict[int, dict]) -> Iterator[tuple[Task, str]]:
-    """Tasks as they are done, and what went wrong with each."""
+          tasks: deque[Task], arguments: Callable[[Task], tuple]
+          ) -> Iterator[tuple[Task, str]]:
+    """Tasks as they are done, and what went wrong with each.
+
+    Args:
+        ray: The package, connected to a cluster.
+        build: Gives the model, in each process.
+        tasks: To be done; they are taken from there.
+        arguments: Of :meth:`Worker.predict`, for a task.
+    """
     gpus = ray.cluster_resources().get('GPU', 0) > 0
     actor = ray.remote(Worker).options(
         num_gpus=int(gpus), num_cpus=1, max_restarts=-1,
         max_task_retries=TRIES)
-    shared = ray.put(scenes)
     #: What is waited for: whose it is, and of which task.
     waiting: dict[Any, tuple[Any, Task | None]] = {}
     for _ in range(min(len(tasks), MOST)):
-        worker = actor.remote(build, shared)
+        worker = actor.remote(build)
         waiting[worker.ready.remote()] = worker, None
     try:
         while tasks or any(task for _, task in waiting.values()):
@@ -195,8 +206,7 @@ def _work(ray: Any, build: Callable[[], SlideEncoderDecoder],
                 raise OSError(f'a process cannot start: {error}')
             if tasks:
                 new = tasks.popleft()
-                waiting[worker.predict.remote(
-                    *new, signatures[new[0]])] = worker, new
+                waiting[worker.predict.remote(*arguments(new))] = worker, new
             else:  # others may wait for its place
                 ray.kill(worker)
             if task:
