@@ -90,7 +90,7 @@ setup(
         'pillow>=9.1',
         'pyogrio>=0.7',
         'rich>=13',
-        'shapely>=2',
+        'shapely>=2.1',
     ],
     extras_require={
         # RelayTimmViT: the first with DINOv3.

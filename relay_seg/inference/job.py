@@ -39,7 +39,7 @@ from .outputs import (
     refuse_unwritable,
 )
 from .plan import Block, share
-from .polygons import Measure, write_polygons
+from .polygons import check_polygons, write_polygons
 from .preview import write_preview
 from .raster_source import RasterSource
 from .settings import AMP, Progress, Report, Settings, plan_for
@@ -88,8 +88,8 @@ class Job:
         self.grid = Grid(*self.source.shape, self.source.crs,
                          self.source.transform)
         if settings.polygons:
-            Measure(self.grid.crs, self.grid.transform, self.source.shape
-                    ).check(settings.min_area, self.source.name)
+            check_polygons(Path(settings.polygons), self.grid,
+                           self.source.name, settings.min_area)
         self.signature = signature_of(
             model, self.inputs, bands, self.plan, self.classes, settings)
         forms = {CLASSES: class_ids(self.classes)}

@@ -7,9 +7,16 @@ from .identity import files_of, inode
 from .opening import open_raster
 
 #: What files are marked with that a prediction wrote: a domain of metadata
-#: (GeoTIFF), a text (PNG), metadata of the layer (GeoPackage), a comment
-#: (XML). They may be written over by their like.
+#: (GeoTIFF), a text (PNG), metadata of the layer (GeoPackage) or of the file
+#: (GeoParquet), a comment or a key (XML, JSON). They may be written over by
+#: their like.
 MARK = 'RELAY_SEG'
+#: What belongs to a shapefile; the last one says who wrote it.
+SHAPEFILE = '.shx', '.dbf', '.prj', '.cpg', '.shp.xml'
+#: Files that cannot say it themselves, and those beside them that do.
+SAID_BY = {'.csv': '.json'} | dict.fromkeys(
+    ('.shp', *SHAPEFILE[:-1]), SHAPEFILE[-1])
+HEAD = 200  # characters of a text within which it says so
 
 
 def refuse_overwriting(outputs: Mapping[str, Path], inputs: Iterable[Path],
@@ -57,8 +64,16 @@ def refuse_overwriting(outputs: Mapping[str, Path], inputs: Iterable[Path],
 def is_prediction(path: Path) -> bool:
     """Whether a file says that a prediction wrote it, and nothing else."""
     try:
+        if beside := SAID_BY.get(path.suffix.lower()):
+            path = path.with_suffix(beside)
         if path.suffix == '.xml':
             return MARK in path.read_text()
+        if path.suffix in ('.json', '.geojson'):
+            with path.open(encoding='utf-8') as text:
+                return f'"{MARK}":' in text.read(HEAD)
+        if path.suffix == '.parquet':
+            from pyarrow.parquet import read_schema
+            return MARK.encode() in (read_schema(path).metadata or ())
         if path.suffix == '.gpkg':
             import pyogrio
             layers = pyogrio.list_layers(path)

@@ -120,7 +120,7 @@ def test_what_a_prediction_says_of_itself(cheap, scene_file, noise, tmp_path,
 
 def test_polygons_are_the_regions(cheap, scene, out, monkeypatch):
     """Strips do not cut them, and areas add up."""
-    monkeypatch.setattr('relay_seg.inference.polygons.STRIP', 7)
+    monkeypatch.setattr('relay_seg.inference.polygons.SIDE', 7)
     monkeypatch.setattr('relay_seg.inference.polygons.FEATURES', 150)
     gpkg = out.with_name('classes.gpkg')
     predict_raster(cheap(), scene, out, polygons=gpkg)
@@ -147,7 +147,8 @@ def test_polygons_are_the_regions(cheap, scene, out, monkeypatch):
 
     predict_raster(cheap(), scene, out, polygons=gpkg, min_area=5)
     _, _, _, (_, _, large) = pyogrio.raw.read(gpkg)
-    assert sorted(large) == sorted(areas[areas >= 5])
+    # Those with small holes are larger now.
+    assert min(large) >= 5 and len(areas) > len(large) >= sum(areas >= 5)
 
 
 def test_missing_polygon_packages_are_told_first(
