@@ -1,4 +1,5 @@
 """From blended logits to class ids and probabilities, as in the host."""
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -35,6 +36,26 @@ def quantise(logits: Tensor, kind: str) -> Tensor:
         chances = chances_of(rows)
         return (chances.half() if kind == 'float16'
                 else (chances * STEPS).round().to(torch.uint8))
+    return torch.cat([some(rows) for rows in logits.split(ROWS, dim=1)], dim=1)
+
+
+def confidence(logits: Tensor, kind: str) -> Tensor:
+    """How sure a model is, as it is stored: steps of uint8.
+
+    Args:
+        logits: (channels, H, W).
+        kind: ``maximum``, the largest probability; or ``entropy``, as a
+            share of that of classes that are all as probable: 0 is sure.
+
+    Returns:
+        (1, H, W) uint8; 0 to 254 stand for 0 to 1.
+    """
+    def some(rows: Tensor) -> Tensor:
+        chances = chances_of(rows)
+        share = (chances.max(dim=0, keepdim=True).values
+                 if kind == 'maximum' else torch.special.entr(chances).sum(
+                     dim=0, keepdim=True) / math.log(len(chances)))
+        return (share * STEPS).round().to(torch.uint8)
     return torch.cat([some(rows) for rows in logits.split(ROWS, dim=1)], dim=1)
 
 

@@ -40,6 +40,10 @@ PROBABILITIES = {
 }
 
 
+#: Kinds of confidence, and what their bands are called.
+CONFIDENCES = dict(maximum='largest probability', entropy='entropy')
+
+
 @dataclass(frozen=True)
 class Form:
     """What distinguishes one kind of output from another.
@@ -76,6 +80,18 @@ def probabilities(classes: Classes, kind: str) -> Form:
     profile = PROBABILITIES[kind] | dict(
         count=len(classes.names), interleave='band')
     return Form(profile, decorate, Resampling.average)
+
+
+def confidence(kind: str) -> Form:
+    """One band in percent, as GIS reads it; of :data:`CONFIDENCES`."""
+
+    def decorate(raster: rasterio.io.DatasetWriter) -> None:
+        raster.set_band_description(1, CONFIDENCES[kind])
+        raster.scales, raster.offsets = (100 / STEPS, ), (0., )
+        raster.units = ('%', )
+
+    return Form(PROBABILITIES['uint8'] | dict(count=1), decorate,
+                Resampling.average)
 
 
 class Growing:
