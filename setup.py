@@ -95,6 +95,8 @@ setup(
     extras_require={
         # RelayTimmViT: the first with DINOv3.
         'timm': ['timm>=1.0.20'],
+        # tools/predict.py --polygons with .parquet
+        'parquet': ['pyarrow>=14'],
         # tools/view.py
         'view': ['rio-tiler>=7'],
         # tools/export.py, and tools/predict.py --onnx. Older versions of
@@ -105,7 +107,8 @@ setup(
         'test': ['pytest>=7', 'pytest-xdist>=3.5', 'hypothesis>=6',
                  'ruff==0.17.6', 'mypy==2.4.1', 'timm>=1.0.20',
                  'playwright>=1.40', 'build>=1', 'setuptools>=70.1,<81',
-                 'codespell>=2.4', 'pyyaml>=6'],
+                 'codespell>=2.4', 'pyarrow>=14',
+                 'pyyaml>=6'],
         # mkdocs build
         'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10',
                  'mkdocstrings[python]>=0.27,<2'],

@@ -15,8 +15,8 @@ COMMANDS = [f'{folder}/{name}.py' for folder, names in {
     'data_prep': ['archaeoscape', 'cityscapes', 'custom', 'dubai', 'example',
                   'gleason', 'urur'],
     'tools': ['convert_checkpoint', 'describe', 'export', 'predict',
-              'publish_checkpoint', 'reproduce', 'results_table', 'test',
-              'train', 'view'],
+              'publish_checkpoint', 'reproduce', 'results_table', 'score',
+              'test',              'train', 'view'],
 }.items() for name in names]
 #: Each of these takes a second or more.
 HEAVY = {'torch', 'mmcv', 'mmseg', 'mmpretrain', 'relay_seg', 'scipy'}

@@ -36,11 +36,17 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         'blocks, which stay, and takes no time')
     add('--probabilities', choices=['uint8', 'float16'],
         help='write OUT_probabilities.tif too')
-    add('--polygons', help='GeoPackage for classes as polygons; with several '
-        'scenes, a folder')
+    add('--confidence', choices=['maximum', 'entropy'],
+        help='write OUT_confidence.tif too: the largest probability, or the '
+        'entropy, in percent')
+    add('--polygons', help='file for classes as polygons: .gpkg, .shp, '
+        '.geojson or .parquet; with several scenes, a folder of .gpkg')
     add('--min-area', type=float, default=0., help='leave out polygons below '
         'this area in square metres on the ground (pixels if there is no '
-        'CRS)')
+        'CRS), and fill holes below it')
+    add('--simplify', type=float, default=0., metavar='METRES',
+        help='let borders of polygons move by about so much (pixels if there '
+        'is no CRS); shared ones stay shared')
     add('--preview', help='PNG of the scene under its prediction; with '
         'several scenes, a folder')
     add('--overwrite', action='store_true',

@@ -4,6 +4,7 @@ shapely and pyogrio are imported where they are used: scores without areas do
 not need them.
 """
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -26,6 +27,7 @@ from relay_seg.rasters import (
     grid_of,
     known_crs,
     open_raster,
+    refuse_overwriting,
     reused_raster,
     write_text,
 )
@@ -275,6 +277,44 @@ def count_raster(classes: Path, score: Score) -> Counts:
                             min(SIDE, raster.height - top))
                 counts += score.count(raster.read(1, window=part), top, left)
     return counts
+
+
+def score_prediction(classes: Path, truth: Path, *,
+                     reduce_zero_label: bool = False,
+                     areas: Path | None = None,
+                     area_column: str | None = None,
+                     overwrite: bool = False) -> dict:
+    """Score a prediction; ``NAME_scores.json`` and ``.csv`` beside it.
+
+    Args:
+        classes: Class ids that a prediction wrote.
+        truth: See :class:`Score`, as what follows.
+        reduce_zero_label: Whether id 0 of the truth is ignored.
+        areas: Polygons to score one by one.
+        area_column: Attribute that names them.
+        overwrite: Write over files that are no scores.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        ValueError: Truth or areas do not fit, nothing wrote ``classes``
+            that names its classes, or a file would be lost.
+    """
+    out = classes.with_name(f'{classes.stem}_scores.json')
+    refuse_overwriting(
+        {'scores': out, 'their table': out.with_suffix('.csv')},
+        filter(None, (classes, truth, areas)), overwrite)
+    with open_raster(classes) as raster:
+        names = raster.tags(ns=MARK).get('CLASS_NAMES')
+        grid = grid_of(raster)
+    if names is None:
+        raise ValueError(f'{classes} does not name its classes; give a file '
+                         'that tools/predict.py wrote.')
+    score = Score(truth, json.loads(names), grid,
+                  reduce_zero_label=reduce_zero_label, areas=areas,
+                  area_column=area_column)
+    return write_scores(out, count_raster(classes, score), score)
 
 
 def write_scores(path: Path, counts: Counts, score: Score) -> dict:

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from relay_seg.rasters.vector_files import PACKAGES
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
 from .inputs import Scene
@@ -102,7 +103,7 @@ def refuse_all(scenes: Sequence[Scene], settings: Settings) -> None:
     """
     for name in ('polygons', 'preview') if len(scenes) > 1 else ():
         folder = Path(getattr(settings, name) or '')
-        if folder.suffix in ('.gpkg', '.png') and not folder.is_dir():
+        if folder.suffix in ('.png', *PACKAGES) and not folder.is_dir():
             raise ValueError(f'--{name} {folder} has the name of a file, but '
                              f'{len(scenes)} scenes are given; give a '
                              'folder.')

@@ -24,7 +24,14 @@ from relay_seg.views import Window
 from .aoi import Area, read_area
 from .blocks import CLASSES, BlockFiles, BlockWriter
 from .checks import check_pixel_size, check_scene
-from .deciding import are_numbers, check_numbers, decide, quantise, to_cpu
+from .deciding import (
+    are_numbers,
+    check_numbers,
+    confidence,
+    decide,
+    quantise,
+    to_cpu,
+)
 from .forward import Forward
 from .inputs import Scene
 from .joining import Outputs, joining
@@ -32,6 +39,7 @@ from .memory import WAITING, needed, warn_of_little
 from .model import Classes, ModelBands, bands_of, classes_of
 from .outputs import (
     chances_of_out,
+    confidence_of_out,
     outputs_of,
     publish,
     refuse,
@@ -46,6 +54,7 @@ from .settings import AMP, Progress, Report, Settings, plan_for
 from .signature import Inputs, fingerprint, signature_of
 from .stream import Timer, counting, stream
 from .writing import class_ids, probabilities
+from .writing import confidence as confidence_form
 
 
 class Job:
@@ -89,13 +98,16 @@ class Job:
                          self.source.transform)
         if settings.polygons:
             check_polygons(Path(settings.polygons), self.grid,
-                           self.source.name, settings.min_area)
+                           self.source.name, settings.min_area,
+                           settings.simplify)
         self.signature = signature_of(
             model, self.inputs, bands, self.plan, self.classes, settings)
         forms = {CLASSES: class_ids(self.classes)}
         if settings.probabilities:
             forms['probabilities'] = probabilities(
                 self.classes, settings.probabilities)
+        if settings.confidence:
+            forms['confidence'] = confidence_form(settings.confidence)
         self.files = BlockFiles(out, self._fingerprint(), forms, self.grid)
         self.timer = Timer(model.data_preprocessor.device)
         refuse_unwritable([*outputs_of(out, settings).values()])
@@ -107,7 +119,9 @@ class Job:
         """Whether the output is there, of just this job."""
         if not is_prediction(self.out) or (
                 self.settings.probabilities
-                and not is_prediction(chances_of_out(self.out))):
+                and not is_prediction(chances_of_out(self.out))) or (
+                self.settings.confidence
+                and not is_prediction(confidence_of_out(self.out))):
             return False
         with open_raster(self.out) as raster:
             tags = raster.tags(ns=MARK)
@@ -177,9 +191,10 @@ class Job:
 
     @property
     def _chances(self) -> int:
-        """Bytes of a pixel's probabilities."""
+        """Bytes of a pixel's probabilities and confidence."""
         kind = self.settings.probabilities
-        return len(self.classes.names) * np.dtype(kind).itemsize if kind else 0
+        return bool(self.settings.confidence) + (
+            len(self.classes.names) * np.dtype(kind).itemsize if kind else 0)
 
     def compute(self, blocks: Sequence[Block],
                 progress: Callable[[Progress], None],
@@ -234,6 +249,8 @@ class Job:
         if self.settings.probabilities:
             found['probabilities'] = quantise(
                 logits, self.settings.probabilities)
+        if self.settings.confidence:
+            found['confidence'] = confidence(logits, self.settings.confidence)
         (finite, *moved), wait = to_cpu(
             [are_numbers(logits), *found.values()])
         return finite, dict(zip(found, moved)), wait
@@ -274,11 +291,12 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         finished = []
         if settings.polygons:
-            path = folder / 'classes.gpkg'
+            target = Path(settings.polygons)
+            path = folder / f'classes{target.suffix}'
             path.unlink(missing_ok=True)
             write_polygons(classes, path, self.classes.names,
-                           settings.min_area)
-            finished.append((path, Path(settings.polygons)))
+                           settings.min_area, settings.simplify)
+            finished.append((path, target))
         if settings.preview:
             path = folder / 'preview.png'
             write_preview(self.source, classes, path,

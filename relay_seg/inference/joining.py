@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from relay_seg.rasters.files import locked
 
 from .blocks import CLASSES
-from .outputs import chances_of_out
+from .outputs import chances_of_out, confidence_of_out
 from .writing import Growing, name_categories, sidecar
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class Outputs:
         shutil.rmtree(files.output, ignore_errors=True)  # of a killed one
         files.output.mkdir(parents=True)
         self.targets = {CLASSES: job.out,
-                        'probabilities': chances_of_out(job.out)}
+                        'probabilities': chances_of_out(job.out),
+                        'confidence': confidence_of_out(job.out)}
         like = None if settings.pixel_size else job.source.paths[0]
         self._outputs: dict[str, Output] = {
             kind: Linked(job, kind, self.targets[kind])

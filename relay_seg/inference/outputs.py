@@ -1,11 +1,16 @@
 """The files that a prediction writes, and where it must not write."""
 import shutil
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from relay_seg.rasters import refuse_overwriting
 from relay_seg.rasters.files import replacing
+from relay_seg.rasters.vector_files import (
+    PACKAGES,
+    check_name,
+    files_of_vectors,
+    move_vectors,
+)
 
 from .blocks import refuse_foreign
 from .inputs import Scene
@@ -14,8 +19,7 @@ from .writing import sidecar
 
 #: How the names of outputs end.
 OUT_SUFFIXES = ('.tif', '.tiff'), ('.vrt', )
-SUFFIXES: dict[str, tuple[str, ...]] = {'--polygons': ('.gpkg', ),
-            '--preview': ('.png', )}
+SUFFIXES: dict[str, tuple[str, ...]] = {'--preview': ('.png', )}
 #: Share of their plain size that blocks and output take together, at most:
 #: class ids compress well, probabilities little.
 CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
@@ -23,8 +27,17 @@ CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
 
 def chances_of_out(out: Path) -> Path:
     """Where probabilities go."""
+    return _beside(out, 'probabilities')
+
+
+def confidence_of_out(out: Path) -> Path:
+    """Where the confidence goes."""
+    return _beside(out, 'confidence')
+
+
+def _beside(out: Path, what: str) -> Path:
     suffix = out.suffix if out.suffix == '.vrt' else '.tif'
-    return out.with_name(f'{out.stem}_probabilities{suffix}')
+    return out.with_name(f'{out.stem}_{what}{suffix}')
 
 
 def outputs_of(out: Path, settings: Settings) -> dict[str, Path]:
@@ -32,9 +45,14 @@ def outputs_of(out: Path, settings: Settings) -> dict[str, Path]:
     found = {'--out': out, 'class names': sidecar(out)}
     if settings.probabilities:
         found['--probabilities'] = chances_of_out(out)
-    for name in ('polygons', 'preview'):
-        if getattr(settings, name):
-            found[f'--{name}'] = Path(getattr(settings, name))
+    if settings.confidence:
+        found['--confidence'] = confidence_of_out(out)
+    if settings.preview:
+        found['--preview'] = Path(settings.preview)
+    if settings.polygons:
+        *others, polygons = files_of_vectors(Path(settings.polygons))
+        found['--polygons'] = polygons
+        found |= {f'--polygons ({x.suffix})': x for x in others}
     return found
 
 
@@ -58,8 +76,7 @@ def refuse(scenes: Sequence[tuple[Scene, Settings]]) -> None:
         if settings.aoi:
             inputs.append(Path(settings.aoi))
         if settings.polygons:
-            for package in ('pyogrio', 'shapely'):
-                import_module(package)
+            check_name(Path(settings.polygons))
         for what, path in outputs_of(scene.out, settings).items():
             suffixes = (OUT_SUFFIXES[settings.output_format == 'vrt']
                         if what == '--out'
@@ -110,6 +127,9 @@ def refuse_full_disk(out: Path, shape: tuple[int, int], share: float,
 
 def publish(path: Path, target: Path) -> None:
     """Give a finished file its name, also on another disk."""
+    if target.suffix.lower() in PACKAGES:
+        move_vectors(path, target)
+        return
     try:
         path.replace(target)
     except OSError:

@@ -18,7 +18,7 @@ from relay_seg.views import (
 
 from .plan import LARGEST, Plan, block_side
 from .source import Source
-from .writing import FORMATS, PROBABILITIES
+from .writing import CONFIDENCES, FORMATS, PROBABILITIES
 
 AMP: dict[str | None, torch.dtype] = {
     'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -68,9 +68,14 @@ class Settings:
             about; by default a 36th of the scene, with limits.
         probabilities: ``uint8`` or ``float16`` to write them too, into
             ``OUT_probabilities.tif``.
-        polygons: GeoPackage to write classes to as polygons.
+        confidence: ``maximum``, the largest probability, or ``entropy`` to
+            write it too, into ``OUT_confidence.tif``.
+        polygons: File to write classes to as polygons: ``.gpkg``, ``.shp``,
+            ``.geojson`` or ``.parquet``.
         min_area: Polygons below this area in square metres on the ground
-            (pixels without a CRS) are left out.
+            (pixels without a CRS) are left out, and holes in others filled.
+        simplify: Metres (pixels without a CRS) by which borders of polygons
+            may move, about.
         preview: PNG to draw.
         overwrite: Write over files that no prediction wrote, but never over
             inputs.
@@ -93,8 +98,10 @@ class Settings:
     output_format: str = 'gtiff'
     block: tuple[int, int] | None = None
     probabilities: str | None = None
+    confidence: str | None = None
     polygons: str | Path | None = None
     min_area: float = 0.
+    simplify: float = 0.
     preview: str | Path | None = None
     overwrite: bool = False
     amp: str | None = None
@@ -106,7 +113,8 @@ class Settings:
         for name, known in (
                 ('blend', (None, *BLENDS)), ('on_error', ('stop', 'skip')),
                 ('output_format', FORMATS), ('amp', (None, *AMP)),
-                ('probabilities', (None, *PROBABILITIES))):
+                ('probabilities', (None, *PROBABILITIES)),
+                ('confidence', (None, *CONFIDENCES))):
             if getattr(self, name) not in known:
                 raise ValueError(f'{name}={getattr(self, name)!r} is unknown;'
                                  f' use one of {known}.')
@@ -116,8 +124,10 @@ class Settings:
             if value is not None and not np.all(np.asarray(value) > 0):
                 raise ValueError(f'{name}={value} is not above zero; give '
                                  'another value, or leave it out.')
-        if not self.min_area >= 0:
-            raise ValueError(f'min_area={self.min_area}; use 0 or more.')
+        for name in ('min_area', 'simplify'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f'{name}={getattr(self, name)}; use 0 or more.')
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Predictions of any size compared with the truth, whole and by area."""
 import csv
 import json
+import runpy
+import sys
 
 import numpy as np
 import pyogrio
@@ -9,6 +11,7 @@ import rasterio
 import shapely
 from affine import Affine
 from test_loops import runner_of
+from test_tools import ROOT
 
 from relay_seg.evaluation import scoring
 from relay_seg.evaluation.report import means
@@ -17,10 +20,11 @@ from relay_seg.evaluation.scoring import (
     Counts,
     Score,
     count_raster,
+    score_prediction,
     write_scores,
 )
 from relay_seg.inference import predict_raster
-from relay_seg.rasters import Grid, grid_of, is_prediction
+from relay_seg.rasters import Grid, is_prediction
 
 NAMES = 'a', 'b', 'c'
 PLACE = Affine(0.5, 0, 400_000, 0, -0.5, 1_500_000)
@@ -201,7 +205,7 @@ def test_nothing_that_counts_is_null(write, tmp_path):
     assert ',,' in out.with_suffix('.csv').read_text()
 
 
-def test_scores_are_those_of_a_test(scenes, tmp_path):
+def test_scores_are_those_of_a_test(scenes, tmp_path, capsys):
     """The same scene, model and windows."""
     (scenes / 'img_dir/test/b.tif').unlink()
     runner = runner_of(scenes, tmp_path)
@@ -210,11 +214,21 @@ def test_scores_are_those_of_a_test(scenes, tmp_path):
     out = tmp_path / 'out.tif'
     runner.model.cfg = runner.cfg
     predict_raster(runner.model, scenes / 'img_dir/test/a.tif', out)
-    with rasterio.open(out) as raster:
-        grid = grid_of(raster)
-    score = Score(scenes / 'ann_dir/test/a.tif',
-                  [line['class'] for line in expected['classes']], grid)
-    found = write_scores(tmp_path / 's.json', count_raster(out, score), score)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [
+            'score.py', str(out), str(scenes / 'ann_dir/test/a.tif')])
+        runpy.run_path(str(ROOT / 'tools/score.py'), run_name='__main__')
+    assert f"mIoU {expected['metrics']['mIoU']:.2f}" in capsys.readouterr().out
+    found = json.loads((tmp_path / 'out_scores.json').read_text())
     assert found['confusion'] == expected['confusion']
-    assert found['metrics'] == expected['metrics']
-    assert found['classes'] == expected['classes']
+    for kind in ('metrics', 'classes'):
+        assert str(found[kind]) == str(expected[kind]).replace('nan', 'None')
+
+
+def test_what_is_scored_was_predicted(write, pair, tmp_path):
+    """It names its classes; and no other file is lost."""
+    with pytest.raises(ValueError, match='ids.tif does not name its classes'):
+        score_prediction(write('ids.tif', pair[0]), write('t.tif', pair[1]))
+    (tmp_path / 'ids_scores.csv').touch()
+    with pytest.raises(ValueError, match='ids_scores.csv exists'):
+        score_prediction(tmp_path / 'ids.tif', tmp_path / 't.tif')

@@ -204,7 +204,7 @@ def test_a_loop_of_links(refused, scene, tmp_path, cheap):
 
 
 @pytest.mark.parametrize('what, name, right', [
-    ('out', 'map.jp2', 'map.tif'), ('polygons', 'map.shp', 'map.gpkg'),
+    ('out', 'map.jp2', 'map.tif'), ('polygons', 'map.kml', 'map.gpkg'),
     ('preview', 'map.jpg', 'map.png')])
 def test_endings_say_what_is_written(refused, tmp_path, what, name, right):
     refused(tmp_path / name, right, **{what: tmp_path / name})

@@ -151,6 +151,31 @@ def test_polygons_are_the_regions(cheap, scene, out, monkeypatch):
     assert min(large) >= 5 and len(areas) > len(large) >= sum(areas >= 5)
 
 
+def test_shapefiles_and_confidence_beside_the_classes(
+        cheap, scene, out, monkeypatch):
+    """All in one run; over what another run wrote, and nothing else."""
+    shapefile = out.with_name('a.shp')
+    settings = dict(polygons=shapefile, confidence='maximum', simplify=0.6,
+                    probabilities='uint8', block=(48, 40))
+    predict_raster(cheap(), scene, out, **settings)
+    predict_raster(cheap(), scene, out, **settings | dict(min_area=2))
+    assert files(out.parent) == [
+        'a.cpg', 'a.dbf', 'a.prj', 'a.shp', 'a.shp.xml', 'a.shx',
+        'classes.tif', 'classes.tif.aux.xml', 'classes_confidence.tif',
+        'classes_probabilities.tif']
+    with rasterio.open(out.with_name('classes_confidence.tif')) as raster:
+        assert raster.units == ('%', )
+        sure = raster.read(1)
+    chances = read(out.with_name('classes_probabilities.tif'))
+    np.testing.assert_array_equal(sure, chances.max(0))
+    assert (sure == 255).any()
+    count = len(pyogrio.raw.read(shapefile)[2])
+    assert 0 < count == pyogrio.read_info(shapefile)['features']
+    out.with_name('a.shp.xml').unlink()
+    with pytest.raises(ValueError, match='a.shp exists and is no predict'):
+        predict_raster(cheap(), scene, out, **settings)
+
+
 def test_missing_polygon_packages_are_told_first(
         cheap, scene, out, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyogrio', None)
