@@ -213,6 +213,8 @@ def test_scores_are_those_of_a_test(scenes, tmp_path, capsys):
     expected = runner.test_loop.evaluator.metrics[0].report
     out = tmp_path / 'out.tif'
     runner.model.cfg = runner.cfg
+    runner.model.dataset_meta = dict(
+        classes=[line['class'] for line in expected['classes']])
     predict_raster(runner.model, scenes / 'img_dir/test/a.tif', out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [
