@@ -70,6 +70,7 @@ setup(
         'relay_seg': ['py.typed'],
         'relay_seg.viewing': ['page/*', 'page/leaflet/*']
     },
+    entry_points=dict(console_scripts=['relay-seg = relay_seg.cli:main']),
     python_requires='>=3.10',
     install_requires=[
         # Pairs of torch and torchvision must fit: the upper bounds keep pip
@@ -97,6 +98,8 @@ setup(
         'timm': ['timm>=1.0.20'],
         # tools/view.py
         'view': ['rio-tiler>=7'],
+        # relay-seg completion
+        'completion': ['shtab>=1.10'],
         # tools/export.py, and tools/predict.py --onnx. Older versions of
         # torch export otherwise.
         'export': ['onnx>=1.18', 'onnxruntime>=1.22', 'onnxscript>=0.5',
@@ -105,7 +108,7 @@ setup(
         'test': ['pytest>=7', 'pytest-xdist>=3.5', 'hypothesis>=6',
                  'ruff==0.17.6', 'mypy==2.4.1', 'timm>=1.0.20',
                  'playwright>=1.40', 'build>=1', 'setuptools>=70.1,<81',
-                 'codespell>=2.4', 'pyyaml>=6'],
+                 'codespell>=2.4', 'pyyaml>=6', 'shtab>=1.10', 'twine>=6'],
         # mkdocs build
         'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10',
                  'mkdocstrings[python]>=0.27,<2'],
