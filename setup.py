@@ -13,7 +13,7 @@ VERSION = next(
 MIM = 'configs', 'tools', 'data_prep', 'model-index.yml'
 #: What only a checkout has a use for.
 NOT_INSTALLED = shutil.ignore_patterns(
-    '__pycache__', '*.pyc', 'sample', 'demo.*', 'setup_env.sh',
+    '__pycache__', '*.pyc', 'sample', 'demo.*', 'docker', 'setup_env.sh',
     'run_tests.sh', 'wheelhouse.sh', 'write_metafiles.py')
 
 
