@@ -98,6 +98,8 @@ setup(
         'timm': ['timm>=1.0.20'],
         # tools/view.py
         'view': ['rio-tiler>=7'],
+        # tools/predict.py --ray
+        'ray': ['ray>=2.40'],
         # relay-seg completion
         'completion': ['shtab>=1.10'],
         # tools/export.py, and tools/predict.py --onnx. Older versions of
