@@ -13,7 +13,7 @@ VERSION = next(
 MIM = 'configs', 'tools', 'data_prep', 'model-index.yml'
 #: What only a checkout has a use for.
 NOT_INSTALLED = shutil.ignore_patterns(
-    '__pycache__', '*.pyc', 'sample', 'demo.*', 'setup_env.sh',
+    '__pycache__', '*.pyc', 'sample', 'demo.*', 'docker', 'setup_env.sh',
     'run_tests.sh', 'wheelhouse.sh', 'write_metafiles.py')
 
 
@@ -70,6 +70,7 @@ setup(
         'relay_seg': ['py.typed'],
         'relay_seg.viewing': ['page/*', 'page/leaflet/*']
     },
+    entry_points=dict(console_scripts=['relay-seg = relay_seg.cli:main']),
     python_requires='>=3.10',
     install_requires=[
         # Pairs of torch and torchvision must fit: the upper bounds keep pip
@@ -99,6 +100,10 @@ setup(
         'parquet': ['pyarrow>=14'],
         # tools/view.py
         'view': ['rio-tiler>=7'],
+        # tools/predict.py --ray
+        'ray': ['ray>=2.40'],
+        # relay-seg completion
+        'completion': ['shtab>=1.10'],
         # tools/export.py, and tools/predict.py --onnx. Older versions of
         # torch export otherwise.
         'export': ['onnx>=1.18', 'onnxruntime>=1.22', 'onnxscript>=0.5',
@@ -107,8 +112,9 @@ setup(
         'test': ['pytest>=7', 'pytest-xdist>=3.5', 'hypothesis>=6',
                  'ruff==0.17.6', 'mypy==2.4.1', 'timm>=1.0.20',
                  'playwright>=1.40', 'build>=1', 'setuptools>=70.1,<81',
-                 'codespell>=2.4', 'pyarrow>=14',
-                 'pyyaml>=6'],
+                 'codespell>=2.4', 'pyarrow>=14', 'pyyaml>=6',
+                 'pystac[validation]>=1.13', 'ray>=2.40', 'shtab>=1.10',
+                 'twine>=6'],
         # mkdocs build
         'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10',
                  'mkdocstrings[python]>=0.27,<2'],

@@ -27,6 +27,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 CLASSES, WINDOW, STRIDE = 5, 256, 128
+WIDE = 8192  # columns that are generated at once
 STAGES = ('reading', 'model', 'blending', 'writing')
 #: Canvases of the host, in values for each pixel: the image as bytes and
 #: floats, sums, one padded window, and their sum.
@@ -57,26 +58,36 @@ PLAIN = dict(
     decode_head=HEAD, train_cfg=dict(), test_cfg=TEST)
 
 
-def make_scene(path: Path, side: int) -> None:
-    """Fields with texture, written row by row of tiles."""
+def make_scene(path: Path, side: int, height: int | None = None) -> None:
+    """Fields with texture, written row by row of tiles.
+
+    Args:
+        path: File to write.
+        side: Columns, and rows if nothing else is said.
+        height: Rows.
+    """
     import rasterio
     from rasterio.windows import Window
+    height = height or side
     rng = np.random.default_rng(0)
-    fields = rng.integers(20, 220, (-(-side // 128), -(-side // 128), 3))
-    noise = rng.integers(0, 16, (512, side), np.uint8)
+    fields = rng.integers(20, 220, (-(-height // 128), -(-side // 128), 3),
+                          np.uint8)
+    noise = rng.integers(0, 16, (512, WIDE, 1), np.uint8)
     with rasterio.open(
-            path, 'w', driver='GTiff', count=3, height=side, width=side,
+            path, 'w', driver='GTiff', count=3, height=height, width=side,
             dtype='uint8', tiled=True, blockxsize=512, blockysize=512,
             compress='deflate', zlevel=1, interleave='pixel',
             bigtiff='if_safer', crs='EPSG:32648',
             transform=rasterio.Affine(0.5, 0, 0, 0, -0.5, 0)) as raster:
-        for top in range(0, side, 512):
-            rows = min(512, side - top)
-            block = np.repeat(
-                fields[np.arange(top, top + rows) // 128], 128, axis=1)
-            block = block[:, :side] + noise[:rows, :, None]
-            raster.write(block.astype(np.uint8).transpose(2, 0, 1),
-                         window=Window(0, top, side, rows))
+        for top in range(0, height, 512):
+            rows = min(512, height - top)
+            for left in range(0, side, WIDE):
+                width = min(WIDE, side - left)
+                pixels = fields[np.arange(top, top + rows)[:, None] // 128,
+                                np.arange(left, left + width) // 128]
+                pixels = pixels + noise[:rows, :width]
+                raster.write(pixels.transpose(2, 0, 1),
+                             window=Window(left, top, width, rows))
 
 
 def cut_scene(scene: Path, height: int, width: int) -> Path:

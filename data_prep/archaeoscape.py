@@ -1,6 +1,6 @@
 """Convert Archaeoscape to what training reads.
 
-    python data_prep/archaeoscape.py RAW_FOLDER data/archaeoscape
+    %(prog)s RAW_FOLDER data/archaeoscape
 
 RAW_FOLDER holds parcels.gpkg, features.gpkg and rasters/{rgb,dtm}/, also
 one level down in data/.

@@ -1,6 +1,6 @@
 """Convert Cityscapes to what training reads.
 
-    python data_prep/cityscapes.py RAW_FOLDER data/cityscapes
+    %(prog)s RAW_FOLDER data/cityscapes
 
 RAW_FOLDER holds leftImg8bit/ and gtFine/. The official val becomes val/; the
 lists frankfurt.txt and lindau_munster.txt part it by city, for testing as the

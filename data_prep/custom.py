@@ -1,8 +1,8 @@
 """Convert images and labels of your own to what training reads.
 
-    python data_prep/custom.py PHOTOS data/leaves --dry-run \
+    %(prog)s PHOTOS data/leaves --dry-run \
         --classes 'soil:#000000' 'leaf:#00ff00'
-    python data_prep/custom.py RASTERS data/fields \
+    %(prog)s RASTERS data/fields \
         --polygons fields.gpkg --class-column crop
 
 The first has labels as images, beside the photos or in a folder (--labels);

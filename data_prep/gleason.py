@@ -1,6 +1,6 @@
 """Convert the Gleason 2019 challenge to what training reads.
 
-    python data_prep/gleason.py RAW_FOLDER data/gleason
+    %(prog)s RAW_FOLDER data/gleason
 
 RAW_FOLDER holds 'Train Imgs'/ and Maps_majority/, or instead of the latter
 the maps of the single pathologists, Maps1_T/ to Maps6_T/. Their votes are

@@ -1,6 +1,6 @@
 """Convert URUR to what training reads.
 
-    python data_prep/urur.py RAW_FOLDER data/urur
+    %(prog)s RAW_FOLDER data/urur
 
 RAW_FOLDER holds train/, val/ and test/, each with image/ and label/.
 """

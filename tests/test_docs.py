@@ -14,25 +14,27 @@ import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import takewhile
 
 import pytest
 import yaml
 from doc_commands import PAGES, ROOT, blocks, commands_of, parse, with_examples
 from mmseg import registry
 
+from relay_seg import cli
 from relay_seg.config import load_config
 
 COMMANDS = sorted(
     {command for page in PAGES for command in commands_of(page)}, key=str)
 #: Of other programs: only there to prepare or to look, on the reader's side.
 OTHERS = {'source', 'cd', 'ssh', 'git', 'rio', 'pre-commit', 'mim', 'export',
-          'nvidia-smi', 'squeue', 'gdalinfo', 'qgis'}
+          'nvidia-smi', 'squeue', 'gdalinfo', 'qgis', 'docker'}
 #: Scripts that set up .venv and go on there. .ci/run runs the first two.
 SET_UP = {'tools/setup_env.sh', 'tools/run_tests.sh', 'tools/demo.sh',
           'tools/wheelhouse.sh'}
 #: Modules run with ``python -m``, or as commands.
 MODULES = {'pytest', 'ruff', 'codespell', 'mypy', 'mkdocs', 'build',
-           'pre_commit', 'venv', 'pip'}
+           'pre_commit', 'venv', 'pip', 'relay_seg'}
 #: Of commands that are named otherwise than what they import.
 LIBRARIES = {'codespell': 'codespell_lib'}
 #: Quick enough to be run for real.
@@ -106,10 +108,22 @@ def check_module(module, arguments):
     if module != 'pre_commit':  # installed by who wants it
         library = LIBRARIES.get(module, module)
         assert find_spec(library), f'{module} is not installed'
+    if module == 'relay_seg' and arguments:
+        check_relay_seg(arguments)
     if module == 'pytest':
         paths = [a.split('::')[0] for a in arguments if a.startswith('tests')]
         for path in paths:
             assert (ROOT / path).exists(), f'{path} does not exist'
+
+
+def check_relay_seg(words):
+    command, arguments = cli.split(list(takewhile('>'.__ne__, words)))
+    if arguments in (['--help'], ['--version']):
+        return
+    if command:
+        check_script(cli.COMMANDS[command][0], arguments)
+    else:
+        cli.make_parser().parse_args(arguments)
 
 
 def test_there_are_commands():

@@ -81,6 +81,7 @@ LAYERS = (
     'evaluation analysis export viewing',
     'registered',
     'engine',
+    'cli __main__',
 )
 LAYER_OF = {name: i for i, names in enumerate(LAYERS)
             for name in names.split()}

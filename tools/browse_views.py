@@ -3,14 +3,10 @@ import argparse
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from mmengine.registry import DATA_SAMPLERS, init_default_scope
-from mmseg.registry import DATASETS
-from torch.utils.data import Sampler
-
-from relay_seg.config import load_config
-from relay_seg.drawing import draw_sample, stack
+if TYPE_CHECKING:
+    from torch.utils.data import Sampler
 
 
 def main() -> None:
@@ -30,8 +26,13 @@ def main() -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', action='extend', default=[],
         help='settings to override, as key=value')
-    args = parser.parse_args()
+    args = parser.parse_args()  # --help does not wait for imports
+    import numpy as np
+    from mmengine.registry import DATA_SAMPLERS, init_default_scope
+    from mmseg.registry import DATASETS
 
+    from relay_seg.config import load_config
+    from relay_seg.drawing import draw_sample, stack
     cfg = load_config(args.config, args.cfg_options, window=args.window,
                       input_size=args.input)
     init_default_scope(cfg.default_scope)
@@ -54,7 +55,7 @@ def main() -> None:
     stack(rows).save(args.out)
 
 
-def _numbers(sampler: Sampler) -> Iterator[int]:
+def _numbers(sampler: 'Sampler') -> Iterator[int]:
     """Numbers of the samples of one epoch after the other."""
     for epoch in count():
         sampler.set_epoch(epoch)

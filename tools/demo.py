@@ -1,11 +1,11 @@
 """Train and test RT-SwinV2 and its plain twin on the sample scenes."""
 import argparse
 import json
-import re
+import os
 import shutil
-import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -15,56 +15,72 @@ from mmseg.registry import DATASETS
 from prettytable import PrettyTable
 
 from relay_seg.drawing import colour_label, panels, reduce_label, thumbnail
+from relay_seg.evaluation.children import (
+    Children,
+    Interrupted,
+    ending_children,
+)
+from relay_seg.evaluation.reproducing import Teller
 from relay_seg.rasters import open_raster
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 MODELS = {
     'SwinV2 (plain)': 'configs/plain/swin2_n_dubai.py',
     'RT-SwinV2 (relay)': 'configs/relay/rt_swin2_n_dubai.py',
 }
-PROGRESS = re.compile(r'Iter\((train|test)\)\s+\[\s*(\d+)/(\d+)\].*')
 
 
-def run(command: list[str], log: Path, title: str) -> None:
-    """Run a command, show its progress, keep its output in a log."""
-    print(f'\n[{title}] {" ".join(command)}\n[{title}] log: {log}', flush=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
-    with log.open('w') as file, subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            file.write(line)
-            lines.append(line)
-            found = PROGRESS.search(line)
-            if found:
-                print(f'[{title}] {short(found)}', flush=True)
-    if process.returncode:
-        sys.exit(f'{"".join(lines[-30:])}\n[{title}] failed; see {log}')
+class Steps:
+    """Runs commands one after another and says how far they are.
+
+    Args:
+        children: Run them.
+        names: Of all steps, in their order.
+    """
+
+    def __init__(self, children: Children, names: list[str]) -> None:
+        self._children, self._names = children, names
+        self._minute = time.monotonic() + 60
+
+    def run(self, name: str, command: list[str], log: Path) -> None:
+        """Run a command, show its progress, keep its output in a log."""
+        tell = Teller(name, lambda text: print(text, flush=True))
+        tell(f'{" ".join(command)}\n  log: {log}')
+        last: deque[str] = deque(maxlen=30)
+
+        def show(line: str) -> None:
+            last.append(line)
+            tell.show(line)
+            if time.monotonic() > self._minute:
+                self._minute = float('inf')
+                tell(self.to_come(name))
+
+        if self._children.run([sys.executable, *command], log, show=show):
+            sys.exit(f'{"".join(last)}\n{name} failed; see {log}')
+
+    def to_come(self, name: str) -> str:
+        """What follows a step."""
+        later = self._names[self._names.index(name) + 1:]
+        return (f'A minute has passed. After this {name}: {", ".join(later)}. '
+                'Both trainings take about as long.')
 
 
-def short(progress: re.Match) -> str:
-    """The part of a line of the host's log that tells how far it is."""
-    task, done, total = progress.groups()
-    fields = dict(re.findall(r'(\w+): +(\S+)', progress[0]))
-    shown = ''.join(f'  {k} {fields[k]}' for k in ('eta', 'loss', 'mIoU')
-                    if k in fields)
-    return f'{task} {done}/{total}{shown}'
-
-
-def train_and_test(title: str, config: str, folder: Path) -> dict:
+def train_and_test(steps: Steps, title: str, config: str,
+                   folder: Path) -> dict:
     """Train unless that is done, test, and give the results."""
     trained = folder / 'train_seconds.txt'
     if not trained.exists():
         start = time.perf_counter()
-        run(['tools/train.py', config, '--work-dir', str(folder), '--resume'],
-            folder / 'train.log', title)
+        steps.run(f'training of {title}', [
+            'tools/train.py', config, '--work-dir', str(folder), '--resume'],
+            folder / 'train.log')
         trained.write_text(f'{time.perf_counter() - start:.0f}')
     else:
         print(f'\n[{title}] is trained already; --fresh trains it again')
     checkpoint = (folder / 'last_checkpoint').read_text().strip()
-    run(['tools/test.py', config, checkpoint, '--work-dir', str(folder),
-         '--out', str(folder / 'predictions')], folder / 'test.log', title)
+    steps.run(f'test of {title}', [
+        'tools/test.py', config, checkpoint, '--work-dir', str(folder),
+        '--out', str(folder / 'predictions')], folder / 'test.log')
     results = json.loads((folder / 'results.json').read_text())
     return results | dict(train_seconds=int(trained.read_text()))
 
@@ -119,8 +135,19 @@ def main() -> None:
         shutil.rmtree(out, ignore_errors=True)
     folders = {title: out / Path(config).stem
                for title, config in MODELS.items()}
-    results = {title: train_and_test(title, config, folders[title])
-               for title, config in MODELS.items()}
+    names = [f'{step} of {title}' for title in MODELS
+             for step in ('training', 'test')]
+    os.chdir(ROOT)  # where configs look for the scenes
+    try:
+        with ending_children() as children:
+            steps = Steps(children, [*names, 'table and picture'])
+            results = {
+                title: train_and_test(steps, title, config, folders[title])
+                for title, config in MODELS.items()}
+            children.check()
+    except Interrupted as end:
+        print(f'Ended by {end}; the same command goes on from here.')
+        sys.exit(128 + end.number)
     text = str(table(results))
     (out / 'table.txt').write_text(text + '\n')
     draw_overview(folders, out / 'overview.png')

@@ -1,6 +1,6 @@
 """Export a trained model to ONNX, for onnxruntime or for QGIS.
 
-    tools/export.py CONFIG CHECKPOINT -o model.onnx
+    %(prog)s CONFIG CHECKPOINT -o model.onnx
 """
 import argparse
 import sys

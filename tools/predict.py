@@ -1,7 +1,7 @@
 """Predict rasters of any size: GeoTIFFs of classes, and more on request.
 
-    tools/predict.py CONFIG CHECKPOINT INPUT... -o OUT
-    tools/predict.py --onnx MODEL.onnx INPUT... -o OUT
+    %(prog)s CONFIG CHECKPOINT INPUT... -o OUT
+    %(prog)s --onnx MODEL.onnx INPUT... -o OUT
 """
 import argparse
 import sys

@@ -71,15 +71,17 @@ def test_pods_of_an_indexed_job_are_parts(stub):
     assert int(env['PARTS']) == spec['completions']
     said = run([*worker['command'], *worker['args']], stub, **env,
                JOB_COMPLETION_INDEX='4').splitlines()
-    assert said[0] == 'tools/predict.py' and said[-2:] == ['--part', '5/64']
-    assert (ROOT / said[1]).is_file()
+    assert said[:3] == ['-m', 'relay_seg', 'predict']
+    assert said[-2:] == ['--part', '5/64']
+    assert (ROOT / said[3]).is_file()
 
 
 def test_the_entry_point_of_a_ray_job_is_a_command(stub):
     _, spec = container('ray_job.yaml')
     said = run(['bash', '-c', spec['entrypoint']], stub).splitlines()
-    assert said[0] == 'tools/predict.py' and said[-2:] == ['--ray', 'auto']
-    assert (ROOT / said[1]).is_file()
+    assert said[:3] == ['-m', 'relay_seg', 'predict']
+    assert said[-2:] == ['--ray', 'auto']
+    assert (ROOT / said[3]).is_file()
     workers, = spec['rayClusterSpec']['workerGroupSpecs']
     limits = workers['template']['spec']['containers'][0]['resources']
     assert limits['limits']['nvidia.com/gpu'] == 1

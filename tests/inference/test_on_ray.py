@@ -20,8 +20,16 @@ from ray.cluster_utils import Cluster  # noqa: E402
 BLOCK = 30, 30
 
 
-def build(facts, seconds=0.):
-    """The cheap model in a process that leaves its number, and is slow."""
+def nodes(facts):
+    """Machines on which there was a process."""
+    return {path.name.split()[1] for path in facts.iterdir()}
+
+
+def build(facts):
+    """The cheap model in a process that leaves its number.
+
+    It is slow, until there are two machines.
+    """
     import relay_seg.registered  # noqa: F401
     from mmengine.registry import init_default_scope
     init_default_scope('mmseg')
@@ -36,7 +44,7 @@ def build(facts, seconds=0.):
         own = model.window_logits
 
         def slowly(views, size=None):
-            time.sleep(seconds)
+            time.sleep(0.05 if len(nodes(facts)) > 1 else 1)
             logits = own(views, size)
             model.calls = 0  # belongs to what the model is
             return logits
@@ -93,31 +101,30 @@ def test_processes_that_die_and_a_machine_that_comes_late(
     done, rng = threading.Event(), random.Random(0)
 
     def disturb():
-        node, killed = None, set()
-        while not done.wait(0.5):
-            here = [int(path.name.split()[0]) for path in facts.iterdir()]
-            alive = sorted(set(here) - killed)
-            if alive and len(killed) < 2:
-                killed.add(rng.choice(alive))
-                os.kill(max(killed & set(alive)), signal.SIGKILL)
-            elif here and node is None:
-                node = cluster.add_node(
+        late, killed = None, set()
+        while not done.wait(0.3):
+            here = {int(path.name.split()[0]) for path in facts.iterdir()}
+            if here and late is None:
+                late = cluster.add_node(
                     num_cpus=1, object_store_memory=80_000_000)
+            if here - killed and len(killed) < len(nodes(facts)):
+                unlucky = rng.choice(sorted(here - killed))
+                killed.add(unlucky)
+                os.kill(unlucky, signal.SIGKILL)
 
     other = threading.Thread(target=disturb)
     other.start()
     try:
         code = predict_on_ray(
-            partial(build, facts, 0.15), build(None), scenes,
+            partial(build, facts), build(None), scenes,
             Settings(block=BLOCK, threads=1), address=cluster.address)
     finally:
         done.set()
         other.join()
     assert code == 0
     assert files(scenes[0].out.parent) == whole
-    names = [path.name.split() for path in facts.iterdir()]
-    assert len(names) >= 3  # two of them died
-    assert len({node for _, node in names}) == 2
+    assert len(list(facts.iterdir())) >= 3  # two of them died
+    assert len(nodes(facts)) == 2
     # What is there is kept.
     assert predict_on_ray(
         partial(build, None), build(None), scenes, Settings(block=BLOCK),
