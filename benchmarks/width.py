@@ -2,9 +2,9 @@
 
     python benchmarks/width.py [--widths 5000 50000 500000] [--sparse 60000]
 
-Scenes of 2,000 rows (tiled GeoTIFFs, generated), then a square one that is empty but for a strip, are predicted file to
-file with a model whose logits are ready, each in a process of its own on the
-CPU.
+Scenes of 2,000 rows (tiled GeoTIFFs, generated), then a square one that is
+empty but for a strip, are predicted file to file with a model whose logits are
+ready, each in a process of its own on the CPU.
 """
 import argparse
 import json

@@ -7,5 +7,6 @@ from .settings import Progress, Report, Settings
 
 __all__ = [
     'Prediction', 'Progress', 'Report', 'Scene', 'Settings', 'find_scenes',
-    'join_scenes', 'load_model', 'predict_array', 'predict_raster', 'predict_scenes'
+    'join_scenes', 'load_model', 'predict_array', 'predict_raster',
+    'predict_scenes'
 ]

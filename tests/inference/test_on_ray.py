@@ -30,8 +30,9 @@ def build(facts):
 
     It is slow, until there are two machines.
     """
-    import relay_seg.registered  # noqa: F401
     from mmengine.registry import init_default_scope
+
+    import relay_seg.registered  # noqa: F401
     init_default_scope('mmseg')
     from conftest import CheapEncoderDecoder
     model = CheapEncoderDecoder(test_cfg=dict(
@@ -105,8 +106,8 @@ def test_processes_that_die_and_a_machine_that_comes_late(
         while not done.wait(0.3):
             here = {int(path.name.split()[0]) for path in facts.iterdir()}
             if here and late is None:
-                late = cluster.add_node(
-                    num_cpus=1, object_store_memory=80_000_000)
+                late = cluster.add_node(  # which takes its time
+                    wait=False, num_cpus=1, object_store_memory=80_000_000)
             if here - killed and len(killed) < len(nodes(facts)):
                 unlucky = rng.choice(sorted(here - killed))
                 killed.add(unlucky)
