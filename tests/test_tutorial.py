@@ -28,15 +28,14 @@ def test_no_output_is_stored():
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     text = '\n'.join([PICTURES, *CODE, 'print(f"{len(shown)} pictures")'])
-    assert text.count('ITERATIONS = 150') == 1
+    assert text.count('ITERATIONS = 80') == 1
     done = subprocess.run(
-        [sys.executable, '-c', text.replace('ITERATIONS = 150',
-                                            'ITERATIONS = 2')],
+        [sys.executable, '-c', text.replace('S = 80', 'S = 2')],
         cwd=tmp_path, text=True, capture_output=True, timeout=600,
         env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1',
                               MPLBACKEND='Agg'))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert '3 pictures' in done.stdout and 'house  IoU' in done.stdout
+    assert '3 pictures' in done.stdout and 'town   IoU' in done.stdout
     with rasterio.open(tmp_path / 'map.tif') as raster:
         assert raster.crs.to_epsg() == 32631 and raster.shape == (640, 640)
-        assert raster.colormap(1)[2][:3] == (0x3a, 0x78, 0xb5)  # water
+        assert raster.colormap(1)[3][:3] == (0x3a, 0x78, 0xb5)  # water
