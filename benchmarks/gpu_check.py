@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py [OUT]             on a machine with a GPU
     python benchmarks/gpu_check.py [OUT] --smoke     does it run? on a CPU
-    python benchmarks/gpu_check.py --tables OUT      into docs/performance_gpu.md
+    python benchmarks/gpu_check.py --tables OUT  into docs/performance_gpu.md
 
 Parts run one after the other in a process that is ended, and started anew for
 the rest, when the time of a part is over or it fails. Every result is in
