@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py [OUT]             on a machine with a GPU
     python benchmarks/gpu_check.py [OUT] --smoke     does it run? on a CPU
-    python benchmarks/gpu_check.py --tables OUT      into docs/performance.md
+    python benchmarks/gpu_check.py --tables OUT  into docs/performance_gpu.md
 
 Parts run one after the other in a process that is ended, and started anew for
 the rest, when the time of a part is over or it fails. Every result is in
@@ -226,7 +226,7 @@ def parse_args() -> argparse.Namespace:
         add(f'--{name}', type=Path, metavar='RAW', help='as in '
             'benchmarks/evidence/run.py, in the place of the sample scenes')
     add('--tables', type=Path, metavar='OUT', help='measure nothing, and '
-        'write the tables of what OUT holds into docs/performance.md')
+        'write the tables of what OUT holds into docs/performance_gpu.md')
     add('--part', nargs='+', help=argparse.SUPPRESS)
     for name, kind in (('until', float), ('pace', float),
                        ('raw', json.loads), ('scratch', Path)):

@@ -28,7 +28,8 @@ COMMANDS = sorted(
     {command for page in PAGES for command in commands_of(page)}, key=str)
 #: Of other programs: only there to prepare or to look, on the reader's side.
 OTHERS = {'source', 'cd', 'ssh', 'git', 'rio', 'pre-commit', 'mim', 'export',
-          'nvidia-smi', 'squeue', 'gdalinfo', 'qgis', 'docker'}
+          'nvidia-smi', 'squeue', 'sbatch', 'kubectl', 'gdalinfo', 'qgis',
+          'docker', 'grep'}
 #: Scripts that set up .venv and go on there. .ci/run runs the first two.
 SET_UP = {'tools/setup_env.sh', 'tools/run_tests.sh', 'tools/demo.sh',
           'tools/wheelhouse.sh'}
@@ -245,6 +246,28 @@ def test_the_site_builds_without_a_broken_link(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     api = (tmp_path / 'api/models/index.html').read_text()
     assert 'RelaySwinV2' in api and 'num_relay_tokens' in api
+
+
+def said_by(folder):
+    """Texts in the code of a folder, a line break where values go."""
+    for path in sorted(folder.rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield ''.join(str(part.value) if isinstance(
+                    part, ast.Constant) else '\n' for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(
+                    node.value, str):
+                yield node.value
+
+
+def test_messages_that_are_explained_are_those_of_the_code():
+    """Blocks without a language are of other packages."""
+    said = '\0'.join(said_by(ROOT / 'relay_seg'))
+    messages = blocks(ROOT / 'docs/troubleshooting.md', 'text')
+    assert len(messages) > 30
+    for message in messages:
+        parts = [re.escape(part) for part in message.strip().split('...')]
+        assert re.search('[^\0]*'.join(parts), said), f'nobody says {message}'
 
 
 def links_of(text):

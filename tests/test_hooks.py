@@ -345,7 +345,7 @@ def test_where_scalars_go(name, added, tmp_path):
     assert cfg.optim_wrapper.type == 'CheckedOptimWrapper'
 
 
-# Switches of docs/training.md, through the tool.
+# Switches of docs/training_hardware.md, through the tool.
 
 
 SWITCHES = {

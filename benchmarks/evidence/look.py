@@ -155,7 +155,7 @@ def draw_errors(plain: Path, relay: Path, out: Path) -> dict[str, float]:
     for mask, colour in zip(masks.values(), (MENDED, CAUSED, BOTH)):
         errors[mask] = colour
     truth, *coloured = (colour_label(x, palette) for x in (label, *ids))
-    panels([np.ascontiguousarray(x[::2, ::2]) for x in (
+    panels([np.ascontiguousarray(x[::4, ::4]) for x in (
         as_rgb(image), truth, *coloured, errors)], [
         'scene', 'truth', 'plain', 'relay',
         'green: mended, red: caused, grey: both wrong']).save(

@@ -2,24 +2,42 @@
 from pathlib import Path
 from statistics import mean, stdev
 
-from experiments import EXPERIMENTS, POSITIONS
+import numpy as np
+from experiments import EXPERIMENTS, POSITIONS, RealExperiment
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from puzzle import KINDS
 from tables import baselines, by, paired, score
+
+from relay_seg.rasters.files import replacing
 
 RELAY_TOKENS = 'num_relay_tokens'
 MARKS = dict(zip(KINDS, 'osD^'))  # of models on puzzles
 
 
-def plot_real(name: str, runs: list[dict], path: Path) -> None:
+def plot(name: str, runs: list[dict], path: Path) -> None:
+    """Draw the runs of an experiment into a PNG file."""
+    if name == 'pareto':
+        figure = plot_pareto(runs)
+    elif isinstance(EXPERIMENTS[name], RealExperiment):
+        figure = plot_real(name, runs)
+    else:
+        figure = plot_puzzles(name, runs)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    with replacing(path) as target:  # few colours: a third of the bytes
+        picture.quantize(64).save(target, 'PNG', optimize=True)
+
+
+def plot_real(name: str, runs: list[dict]) -> Figure:
     """Differences to the baseline: seeds as dots, and their mean."""
     experiment = EXPERIMENTS[name]
     groups = by(runs, 'variant')
     shown = [v for v in groups if experiment.baseline(v) != v]
     figure = Figure(figsize=(8, 1.2 + 0.3 * len(shown)), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     tasks = list(by(runs, 'task'))
     for y, variant in enumerate(reversed(shown)):
@@ -32,20 +50,19 @@ def plot_real(name: str, runs: list[dict], path: Path) -> None:
                   color='black')
     axes.axvline(0, color='grey', lw=1)
     axes.set(yticks=range(len(shown)), yticklabels=shown[::-1],
-             xlabel=f'mIoU less that of {baselines(name, groups)}: each seed, '
-                    'and the mean')
+             xlabel='points of mIoU: each seed, and the mean',
+             title=f'Against {baselines(name, groups)}')
     axes.legend(fontsize='small')
-    figure.savefig(path, dpi=100)
+    return figure
 
 
-def plot_pareto(runs: list[dict], path: Path) -> None:
+def plot_pareto(runs: list[dict]) -> Figure:
     """mIoU against work of training and of a test: a curve for each kind."""
     kinds: dict[str, list[list[dict]]] = {}
     for variant, own in by(runs, 'variant').items():
         kinds.setdefault(variant.rsplit(', ', 1)[0], []).append(own)
     families = list(dict.fromkeys(kind.split()[0] for kind in kinds))
     figure = Figure(figsize=(11, 4.5 * len(families)), layout='constrained')
-    FigureCanvasAgg(figure)
     for row, family in zip(figure.subplots(
             len(families), 2, squeeze=False, sharey='row'), families):
         for axes, key, words in zip(
@@ -65,16 +82,15 @@ def plot_pareto(runs: list[dict], path: Path) -> None:
             axes.grid(alpha=0.3)
         row[0].set_xscale('log', base=2)
         row[1].legend(fontsize='small')
-    figure.savefig(path, dpi=100)
+    return figure
 
 
-def plot_puzzles(name: str, runs: list[dict], path: Path) -> None:
+def plot_puzzles(name: str, runs: list[dict]) -> Figure:
     """Accuracy on each puzzle, a mark for each model; and bits against R."""
     names = list(by(runs, 'name'))
     bits = bits_of(name, runs)
     figure = Figure(figsize=(13 if bits else 9, 1.2 + 0.28 * len(names)),
                     layout='constrained')
-    FigureCanvasAgg(figure)
     halves, *rest = figure.subfigures(
         1, 2 if bits else 1, width_ratios=(9, 4)[:2 if bits else 1],
         squeeze=False)[0]
@@ -97,7 +113,7 @@ def plot_puzzles(name: str, runs: list[dict], path: Path) -> None:
     axes.legend(fontsize='small')
     if bits:
         draw_bits(rest[0].subplots(), bits)
-    figure.savefig(path, dpi=100)
+    return figure
 
 
 def bits_of(name: str, runs: list[dict]) -> dict[int, dict[int, list[float]]]:

@@ -1,11 +1,13 @@
-"""Tables, plots and the page docs/evidence.md.
+"""Tables, plots and the page docs/evidence_tables.md.
 
     python benchmarks/evidence/report.py work_dirs/evidence/cpu
 
-takes the results of all experiments over into docs/ and writes the page;
-without a folder it writes the page from the results that are in docs/.
+takes the results of all experiments over into docs/ and makes the page and
+its plots anew; without a folder it makes them from the results that are in
+docs/. What they mean is said by hand: docs/evidence.md, and findings/.
 """
 import argparse
+import gzip
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,15 +15,16 @@ from pathlib import Path
 from statistics import mean
 
 from experiments import EXPERIMENTS, LOOK, SEARCH_SEEDS, RealExperiment
-from plots import plot_pareto, plot_puzzles, plot_real
+from plots import plot
 from runs import Budget
 from tables import best_rate, puzzle_table, real_table, table
 from tasks import TASKS
 
-from relay_seg.rasters.files import write_text
+from relay_seg.rasters.files import replacing, write_text
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / 'docs'
+RESULTS = '.json.gz'  # of an experiment, in docs/evidence
 
 
 def make_table(name: str, runs: list[dict]) -> str:
@@ -37,12 +40,7 @@ def write_experiment(folder: Path, name: str, results: dict) -> None:
     write_text(folder / 'results.json',
                      json.dumps(rounded(results), indent=1) + '\n')
     write_text(folder / 'table.md', make_table(name, runs))
-    if name == 'pareto':
-        plot_pareto(runs, folder / 'plot.png')
-    elif isinstance(EXPERIMENTS[name], RealExperiment):
-        plot_real(name, runs, folder / 'plot.png')
-    else:
-        plot_puzzles(name, runs, folder / 'plot.png')
+    plot(name, runs, folder / 'plot.png')
 
 
 def rounded(value):
@@ -145,20 +143,25 @@ def conditions(budget: Budget) -> str:
         *lines])
 
 
-def page() -> str:
-    """docs/evidence.md, from the results that are in docs/evidence."""
-    parts = [(HERE / 'findings/summary.md').read_text().strip()]
-    main = DOCS / 'evidence/main.json'
-    if main.exists():
-        facts = json.loads(main.read_text())['facts']
-        parts.append(conditions(Budget(**facts['budget'])))
+def results_of(name: str, docs: Path) -> dict | None:
+    """What docs/evidence keeps of an experiment; None before it was run."""
+    file = docs / 'evidence' / (name + RESULTS)
+    return json.loads(gzip.decompress(file.read_bytes())) if (
+        file.exists()) else None
+
+
+def page(docs: Path = DOCS) -> str:
+    """docs/evidence_tables.md, from the results that are in docs/evidence."""
+    parts = [(HERE / 'findings/reading.md').read_text().strip()]
+    main = results_of('main', docs)
+    if main:
+        parts.append(conditions(Budget(**main['facts']['budget'])))
     missing = []
     for name in (*EXPERIMENTS, LOOK):
-        file = DOCS / 'evidence' / f'{name}.json'
-        if not file.exists():
+        results = results_of(name, docs)
+        if results is None:
             missing.append(f'`{name}`')
             continue
-        results = json.loads(file.read_text())
         parts.append(look_section(results) if name == LOOK
                      else section(name, results))
     if missing:
@@ -167,17 +170,27 @@ def page() -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def take_over(folder: Path) -> None:
-    """Results and pictures of a work dir, into docs/."""
-    pictures = DOCS / 'images/evidence'
-    for target in (DOCS / 'evidence', pictures):
-        target.mkdir(parents=True, exist_ok=True)
-    for results in folder.glob('*/results.json'):
-        name = results.parent.name
-        shutil.copyfile(results, DOCS / 'evidence' / f'{name}.json')
-        for picture in results.parent.glob('*.[pj][np]g'):
-            plot = picture.name.replace('plot', name)
-            shutil.copyfile(picture, pictures / plot)
+def take_over(folder: Path, docs: Path = DOCS) -> None:
+    """Results of a work dir, and the pictures that no results give."""
+    for file in folder.glob('*/results.json'):
+        name = file.parent.name
+        text = json.dumps(json.loads(file.read_text()), separators=(',', ':'))
+        with replacing(docs / 'evidence' / (name + RESULTS)) as target:
+            # Without a time, so that the same results are the same file.
+            target.write_bytes(gzip.compress(text.encode(), mtime=0))
+    for picture in folder.glob(f'{LOOK}/*.[pj][np]g'):
+        with replacing(docs / 'images/evidence' / picture.name) as target:
+            shutil.copyfile(picture, target)
+
+
+def write_page(docs: Path = DOCS) -> None:
+    """The page and its plots."""
+    for name in EXPERIMENTS:
+        results = results_of(name, docs)
+        if results is not None:
+            plot(name, results['runs'],
+                 docs / 'images/evidence' / f'{name}.png')
+    write_text(docs / 'evidence_tables.md', page(docs))
 
 
 def main() -> None:
@@ -192,7 +205,7 @@ def main() -> None:
             parser.error(f'{args.folder} holds no */results.json; give the '
                          'folder of a budget, work_dirs/evidence/cpu.')
         take_over(args.folder)
-    write_text(DOCS / 'evidence.md', page())
+    write_page()
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What a run found, in lines and in tables of docs/performance.md."""
+"""What a run found, in lines and in tables of docs/performance_gpu.md."""
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from . import records
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / 'docs/performance.md'
+PAGE = ROOT / 'docs/performance_gpu.md'
 #: Results that the page shows.
 MEASURED = Path(__file__).with_name('measured')
 BEGIN, END = '<!-- gpu_check: begin -->', '<!-- gpu_check: end -->'

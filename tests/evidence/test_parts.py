@@ -1,6 +1,8 @@
 """What the experiments add to the library does what its name says."""
 import copy
 import json
+import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,11 +10,22 @@ import torch
 from ablations import ScaledBiasSwinV2, SeparateViT, offer_fusions
 from attention import attention
 from baselines import DecisionFusion, GlobalOnly, Reduced
+from experiments import EXPERIMENTS
+from markdown.extensions.toc import slugify
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from plots import bits_of
 from puzzle import BACKBONES, KINDS, Puzzle, Trial, passed, solve
-from report import make_table, page, write_experiment
+from report import (
+    DOCS,
+    make_table,
+    page,
+    results_of,
+    take_over,
+    write_experiment,
+    write_page,
+)
+from runs import Budget
 from tables import best_rate, interval, paired
 
 from relay_seg.relay import FUSIONS
@@ -276,6 +289,35 @@ def test_puzzles_are_drawn_with_their_bits(tmp_path):
 
 
 def test_the_page_is_what_the_results_give():
-    from report import DOCS
-    assert (DOCS / 'evidence.md').read_text() == page(), (
+    assert (DOCS / 'evidence_tables.md').read_text() == page(), (
         'run python benchmarks/evidence/report.py')
+
+
+def test_results_are_taken_over_small_and_drawn_anew(tmp_path):
+    runs = [a_run(f'SwinV2 {x}', 'dubai', 0, 50.) for x in ('plain', 'relay')]
+    budget = asdict(Budget(2, 8, 32, 2, 'fp32'))
+    results = dict(facts=dict(machine='m', workers=1, seeds=1, budget=budget,
+                              rates={}), runs=runs)
+    work, docs = tmp_path / 'work', tmp_path / 'docs'
+    write_experiment(work / 'main', 'main', results)
+    take_over(work, docs)
+    kept = docs / 'evidence/main.json.gz'
+    first = kept.read_bytes()
+    assert len(first) < (work / 'main/results.json').stat().st_size / 2
+    (work / 'main/plot.png').unlink()  # results are enough
+    take_over(work, docs)
+    write_page(docs)
+    assert kept.read_bytes() == first
+    assert (docs / 'images/evidence/main.png').stat().st_size > 1000
+    text = (docs / 'evidence_tables.md').read_text()
+    assert 'SwinV2 relay | 50.0 | +0.0' in text
+    assert '`longer`' in text.split('## Not run yet')[1]
+
+
+def test_every_experiment_with_results_is_in_the_conclusions():
+    """What docs/evidence.md says by hand leaves no experiment out."""
+    text = (DOCS / 'evidence.md').read_text()
+    linked = set(re.findall(r'evidence_tables\.md#([\w-]+)', text))
+    titles = {e.title for name, e in EXPERIMENTS.items()
+              if results_of(name, DOCS)}
+    assert linked == {slugify(t, '-') for t in titles | {'Inside'}}
