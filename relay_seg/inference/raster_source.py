@@ -34,6 +34,7 @@ from relay_seg.rasters import (
 )
 from relay_seg.rasters.grid import told
 from relay_seg.rasters.mosaics import missing_parts
+from relay_seg.rasters.remote import gdal_name, shown
 from relay_seg.views import Window
 
 from .source import ModelBands
@@ -66,7 +67,7 @@ class RasterSource:
                  pixel_size: float | None = None,
                  skip_damaged: bool = False) -> None:
         self.paths = tuple(Path(path) for path in paths)
-        self.name = '+'.join(map(str, paths))
+        self.name = '+'.join(map(shown, paths))
         self.damaged: list[Window] = []
         self._noting = Lock()
         self.skip_damaged = skip_damaged
@@ -276,7 +277,7 @@ class RasterReader:
                    for w in list(self._source.damaged))
 
     def _open(self, path: Path) -> rasterio.DatasetReader:
-        return self._source.as_read(rasterio.open(path))
+        return self._source.as_read(rasterio.open(gdal_name(path)))
 
 
 def blocks(raster: rasterio.DatasetReader,
