@@ -27,8 +27,9 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help='file (.tif) for one scene, or folder')
     add('--aoi', help='polygons: only windows that touch one are computed, '
         'outside is no data')
-    add('--pixel-size', type=float, help='resample to pixels of this side, '
-        'in units of the CRS, which is not in degrees')
+    add('--pixel-size', metavar='SIDE', help='resample to pixels of this '
+        'side, in units of the CRS, which is not in degrees; or, for scans '
+        'without a CRS that say how large their pixels are, as 0.5um')
     add('--bands', nargs='+', type=int, help='bands to read, the first is 1, '
         'counted over all files of a scene')
     add('--format', choices=['gtiff', 'cog', 'vrt'], default='gtiff',
@@ -54,7 +55,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add('--on-error', choices=['stop', 'skip'], default='stop',
         help='at pixels that cannot be read')
     add('--window', nargs='+', metavar='SIDE', help='height and width of a '
-        'window, or one number: pixels, or metres as 128m')
+        'window, or one number: pixels, metres as 128m, or micrometres as '
+        '128um')
     add('--input', nargs='+', metavar='SIDE', help='size in pixels to which '
         'a window is brought; by default pixels stay as large as they are')
     add('--stride', nargs=2, type=int, metavar=('DOWN', 'RIGHT'),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from io import BufferedReader
+from math import log2
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +35,8 @@ SUFFIXES = frozenset((
     '.bmp', '.webp', '.asc', '.nc'))
 #: Tag of files whose overviews hold exact means (converters write it).
 EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
+#: Levels may be a little larger or smaller than a power of 2 has it.
+SLACK = 0.01
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 
 
@@ -104,7 +107,7 @@ def _open(path: str | Path, whole: bool = True,
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         raster = rasterio.open(gdal_name(path), **kwargs)
     inside = raster.subdatasets
-    if not raster.count or len(inside) > 1:
+    if not raster.count or len(inside) > 1 and not _is_pyramid(raster):
         what = 'pages' if raster.count else 'rasters, and no bands of its own'
         raise ValueError(
             f'{path} holds {len(inside)} {what}, and which is meant is not '
@@ -131,6 +134,20 @@ def _open(path: str | Path, whole: bool = True,
             'they are, leave the tag out: gdal_translate '
             f'{path} upright.tif')
     return raster
+
+
+def _is_pyramid(raster: rasterio.DatasetReader) -> bool:
+    """Whether further pages of a file are coarser levels of its first."""
+    if raster.tags().get('TIFFTAG_IMAGEDESCRIPTION', '').startswith('Aperio'):
+        return True  # a thumbnail, a label and the slide from far are pages
+    for name in raster.subdatasets[1:]:
+        with rasterio.open(name) as page:
+            factor = raster.width / page.width
+            if (page.dtypes != raster.dtypes or factor < 2 - SLACK
+                    or abs(log2(factor) - round(log2(factor))) > SLACK
+                    or abs(page.height - raster.height / factor) > 1):
+                return False
+    return True
 
 
 def _orientation(raster: rasterio.DatasetReader) -> int:
