@@ -107,8 +107,8 @@ setup(
         'test': ['pytest>=7', 'pytest-xdist>=3.5', 'hypothesis>=6',
                  'ruff==0.17.6', 'mypy==2.4.1', 'timm>=1.0.20',
                  'playwright>=1.40', 'build>=1', 'setuptools>=70.1,<81',
-                 'codespell>=2.4', 'pyarrow>=14',
-                 'pyyaml>=6'],
+                 'codespell>=2.4', 'pyarrow>=14', 'pyyaml>=6',
+                 'pystac[validation]>=1.9'],
         # mkdocs build
         'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.5,<10',
                  'mkdocstrings[python]>=0.27,<2'],
