@@ -19,8 +19,9 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add = parser.add_argument
     add('inputs', nargs='+', metavar='INPUT',
         help='config file and checkpoint (not with --onnx), then inputs: '
-        'raster, aligned rasters as a.tif+b.tif, folder, pattern, or text '
-        'file (.txt) with one of these in each line')
+        'raster (file, address such as https:// or s3://, STAC item), '
+        'aligned rasters as a.tif+b.tif, folder, pattern, or text file '
+        '(.txt) with one of these in each line')
     add('--onnx', help='file of tools/export.py to predict with, in the '
         'place of config and checkpoint; needs onnxruntime')
     add('-o', '--out', required=True,

@@ -27,6 +27,7 @@ from .remote import (
     patience,
     refuse_local,
     shown,
+    without_keys,
 )
 
 #: Ends of names that are taken for rasters in a folder.
@@ -227,19 +228,20 @@ def readable(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (RasterioIOError, CPLE_BaseError) as error:
+        # What GDAL has said stands behind "see previous exception".
+        said = str(error.__cause__ or error)
+        said = without_keys(said) if is_virtual(path) else said
         # Asks again, and says what is wrong with the network.
         if _is_far(path) and not isinstance(
                 error.__context__, CPLE_OpenFailedError):
             raise OSError(
-                f'{shown(path)} cannot be read ({error.__cause__ or error}), '
-                'though it can be reached; run the same command again. If '
+                f'{shown(path)} cannot be read ({said}), though it can be '
+                'reached; run the same command again. If '
                 'that does not help it is damaged: bring it to this machine, '
                 'where --on-error skip takes damage for no data.') from error
-        # What GDAL has said stands behind "see previous exception".
         raise ValueError(
-            f'{shown(path)} cannot be read ({error.__cause__ or error}); it '
-            'is damaged, gone or no image. Replace it, or leave it out.'
-        ) from error
+            f'{shown(path)} cannot be read ({said}); it is damaged, gone or '
+            'no image. Replace it, or leave it out.') from error
 
 
 class Handles:

@@ -116,18 +116,23 @@ def shown(path: str | Path) -> str:
 
     Signed addresses have their key behind the question mark.
     """
+    if not is_virtual(path):
+        return str(path)
     name = gdal_name(path)
     if name.startswith('/vsicurl?'):
         url = re.search(r'[?&]url=([^&]*)', name)
         name = unquote(url[1]) if url else '/vsicurl'
-    name = re.sub(r'\?[^}]*', '', name)
-    return re.sub(r'//[^/@]*@', '//', name.removeprefix('/vsicurl/'))
+    return without_keys(name).removeprefix('/vsicurl/')
+
+
+def without_keys(text: str) -> str:
+    """A text without what stands behind ? or before @ in addresses."""
+    return re.sub(r'//[^/@\s]*@', '//', re.sub(r'\?[^\s},\'"]*', '', text))
 
 
 def file_name(path: str | Path) -> str:
     """Last part of a name, without what may be secret."""
-    return posixpath.basename(shown(path)) if is_virtual(path) else (
-        Path(path).name)
+    return posixpath.basename(shown(path))
 
 
 def patience(path: str | Path) -> Mapping[str, str]:

@@ -71,6 +71,22 @@ def test_classes_are_those_of_the_file(server, scene, cheap, tmp_path):
     assert (classes(there.out) == classes(tmp_path / 'here.tif')).all()
 
 
+def test_viewer(server, scene, cheap, tmp_path):
+    from relay_seg.viewing import open_layers
+    predict_raster(cheap(), scene, tmp_path / 'out.tif')
+    layers = open_layers(server.url('scene.tif'), tmp_path / 'out.tif')
+    with layers.scene.handles.lend() as there, rasterio.open(scene) as here:
+        assert (there.read() == here.read()).all()
+    assert layers.scene.name == 'scene.tif'
+    layers.close()
+
+
+def test_names_of_this_machine_stay(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'a\?b@c.tif'), \
+            open_raster(tmp_path / 'a?b@c.tif'):
+        pass
+
+
 def test_mask_beside_a_remote_file_counts(server, scene, cheap, tmp_path):
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), \
             rasterio.open(scene, 'r+') as raster:
@@ -194,6 +210,11 @@ def test_secrets_are_not_told(server, tmp_path):
             open_raster(scene.paths[0]):
         pass
     assert 'secret' not in str(error.value)
+    (server.folder / 'login.tif').write_text('<html>Who are you?</html>')
+    with pytest.raises(ValueError, match='no image') as refused, \
+            open_raster(server.url('login.tif?key=secret')):
+        pass
+    assert 'secret' not in str(refused.value)
 
 
 def test_a_path_keeps_what_an_address_means(tmp_path, monkeypatch):
