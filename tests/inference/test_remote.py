@@ -130,10 +130,11 @@ def test_server_that_dies(server, scene_file, noise, cheap, tmp_path,
 
     with pytest.raises(OSError, match=r'(?s)127.0.0.1.*same command'):
         predict_raster(model(), source, out, progress=kill, threads=1,
-                       on_error=on_error)
+                       on_error=on_error, block=(256, 256))
     assert not out.exists()
     server.start()
-    predicted = predict_raster(model(), source, out, on_error=on_error)
+    predicted = predict_raster(model(), source, out, on_error=on_error,
+                               block=(256, 256))
     assert 0 < predicted.resumed
     predict_raster(model(), scene, tmp_path / 'here.tif')
     assert (classes(out) == classes(tmp_path / 'here.tif')).all()
