@@ -172,7 +172,8 @@ def set_window(cfg: Config, window: Sequence[str] | None = None,
     Args:
         cfg: Config of this package, changed in place.
         window: Height and width of a window, or one number for both: native
-            pixels, or metres as '128m'. None keeps it.
+            pixels, metres as '128m' or micrometres as '128um'. None keeps
+            it.
         input_size: Height and width in pixels to which it is brought before
             the network. None keeps the size of a pixel: a window of twice
             the side is brought to twice the side.
@@ -232,23 +233,25 @@ def _size(sides: Sequence[str], cfg: Config | None = None) -> Size:
     """Height and width in pixels of what a command line gives."""
     text = ' '.join(map(str, sides))
     found = [match for side in sides if (
-        match := re.fullmatch(r'(\d+(?:\.\d+)?)(m?)', str(side)))]
+        match := re.fullmatch(r'(\d+(?:\.\d+)?)(u?m)?', str(side)))]
     if not len(found) == len(sides) <= 2:
         raise ValueError(
             f'{text!r} is no size; give one number or height and width, in '
-            'pixels such as 512, or for --window in metres such as 128m.')
+            'pixels such as 512, or for --window in metres such as 128m, or '
+            '128um.')
     lengths = []
     for match in found:
         length, pixel = float(match[1]), 1.
         if match[2]:
             if cfg is None:
                 raise ValueError(f'--input {text} is in metres; give pixels.')
-            pixel = pixel_size(cfg)
+            pixel = pixel_size(cfg) / (1e-6 if match[2] == 'um' else 1)
         pixels = round(length / pixel)
         if pixels < 1 or abs(length / pixel - pixels) > WHOLE:
             raise ValueError(
-                f'{match[0]} are {length / pixel:g} pixels of {pixel:g} m; '
-                f'use {max(pixels, 1) * pixel:g}m.' if match[2] else
+                f'{match[0]} are {length / pixel:g} pixels of {pixel:g} '
+                f'{match[2]}; use {max(pixels, 1) * pixel:g}{match[2]}.'
+                if match[2] else
                 f'{match[0]} is no whole number of pixels.')
         lengths.append(pixels)
     return lengths[0], lengths[-1]
@@ -272,9 +275,10 @@ def pixel_size(cfg: Config) -> float:
         suffix = dataset.get('img_suffix', '.tif')
         scene = next(iter(sorted(folder.glob(f'**/*{suffix}'))), None)
         if scene is not None:
-            from relay_seg.rasters import grid_of, open_raster, pixel_metres
+            from relay_seg.rasters import open_raster
+            from relay_seg.rasters.physical import pixel_side
             with open_raster(scene) as raster:
-                size = pixel_metres(grid_of(raster))
+                size = pixel_side(raster)
             if size:
                 return size
             raise ValueError(f'{scene} does not say how large its pixels are; '

@@ -155,6 +155,21 @@ def test_pixel_size_of_the_first_scene(scenes):
         DATASETS.build(cfg.train_dataloader.dataset)
 
 
+def test_window_in_micrometres(scenes):
+    cfg = config('relay/rt_swin2_n_dubai')
+    cfg.train_dataloader.dataset.data_root = str(scenes)
+    for path in sorted((scenes / 'img_dir').glob('*/*.tif')):
+        with rasterio.open(path, 'r+') as raster:
+            raster.update_tags(
+                TIFFTAG_XRESOLUTION='40000', TIFFTAG_YRESOLUTION='40000',
+                TIFFTAG_RESOLUTIONUNIT='3')
+    set_window(cfg, ['32um'])
+    assert cfg.window == (128, 128)
+    assert cfg.window_metres == pytest.approx((32e-6, 32e-6))
+    with pytest.raises(ValueError, match='0.25 um; use 32.5um'):
+        set_window(cfg, ['32.4um'])
+
+
 def test_pipelines_can_be_built():
     cfg = load_config(ROOT / RELAY, window=['256'], input_size=['128'])
     init_default_scope('mmseg')

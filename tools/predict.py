@@ -19,16 +19,18 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add = parser.add_argument
     add('inputs', nargs='+', metavar='INPUT',
         help='config file and checkpoint (not with --onnx), then inputs: '
-        'raster, aligned rasters as a.tif+b.tif, folder, pattern, or text '
-        'file (.txt) with one of these in each line')
+        'raster (file, address such as https:// or s3://, STAC item), '
+        'aligned rasters as a.tif+b.tif, folder, pattern, or text file '
+        '(.txt) with one of these in each line')
     add('--onnx', help='file of tools/export.py to predict with, in the '
         'place of config and checkpoint; needs onnxruntime')
     add('-o', '--out', required=True,
         help='file (.tif) for one scene, or folder')
     add('--aoi', help='polygons: only windows that touch one are computed, '
         'outside is no data')
-    add('--pixel-size', type=float, help='resample to pixels of this side, '
-        'in units of the CRS, which is not in degrees')
+    add('--pixel-size', metavar='SIDE', help='resample to pixels of this '
+        'side, in units of the CRS, which is not in degrees; or, for scans '
+        'without a CRS that say how large their pixels are, as 0.5um')
     add('--bands', nargs='+', type=int, help='bands to read, the first is 1, '
         'counted over all files of a scene')
     add('--format', choices=['gtiff', 'cog', 'vrt'], default='gtiff',
@@ -54,7 +56,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add('--on-error', choices=['stop', 'skip'], default='stop',
         help='at pixels that cannot be read')
     add('--window', nargs='+', metavar='SIDE', help='height and width of a '
-        'window, or one number: pixels, or metres as 128m')
+        'window, or one number: pixels, metres as 128m, or micrometres as '
+        '128um')
     add('--input', nargs='+', metavar='SIDE', help='size in pixels to which '
         'a window is brought; by default pixels stay as large as they are')
     add('--stride', nargs=2, type=int, metavar=('DOWN', 'RIGHT'),

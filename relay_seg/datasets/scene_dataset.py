@@ -6,7 +6,8 @@ from mmengine.logging import MMLogger
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from relay_seg.rasters import grid_of, open_raster, pixel_metres
+from relay_seg.rasters import open_raster
+from relay_seg.rasters.physical import pixel_side
 from relay_seg.views import contexts_of
 
 from .balance import class_pixels, conversion_options
@@ -163,7 +164,7 @@ class SceneDataset(BaseSegDataset):
         with open_raster(image) as raster:
             shape = raster.shape
             quick = raster.is_tiled or max(shape) < UNTILED
-            self._check_pixel_size(image, pixel_metres(grid_of(raster)))
+            self._check_pixel_size(image, pixel_side(raster))
         if label is None:
             return shape, quick
         if not Path(label).exists():

@@ -6,6 +6,7 @@ import torch
 from mmengine.logging import MMLogger
 
 from relay_seg.rasters import ground_pixel, open_raster
+from relay_seg.rasters.physical import UM
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Window
 
@@ -85,13 +86,18 @@ def _odd_size(source: RasterSource, model: SlideEncoderDecoder) -> str:
     """
     trained = (getattr(model, 'dataset_meta', None) or {}).get('pixel_size')
     crs = source.crs
-    if not trained or crs is None or not crs.is_projected:
+    if not trained:
         return ''
-    unit = crs.linear_units_factor[1]
-    size = abs(source.transform.determinant)**0.5 * unit
+    if source.physical:
+        size, wanted = source.physical, f'{trained / UM:.6g}um'
+    elif crs is not None and crs.is_projected:
+        unit = crs.linear_units_factor[1]
+        size = abs(source.transform.determinant)**0.5 * unit
+        wanted = f'{trained / unit:.6g}'
+    else:
+        return ''
     text = (f'{source.name} has pixels of {size:.3g} m, the model was trained '
-            f'on {trained:.3g} m; resample with --pixel-size '
-            f'{trained / unit:.6g}')
+            f'on {trained:.3g} m; resample with --pixel-size {wanted}')
     in_metres = (getattr(model, 'cfg', None) or {}).get('window_metres')
     if in_metres and abs(size / trained - 1) > EXACT:
         raise ValueError(f'{text}, or give --window in pixels: it would not '

@@ -1,11 +1,16 @@
 """Which scenes a command line names, and where their results go."""
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from relay_seg.rasters import SUFFIXES
 from relay_seg.rasters.identity import inode
+from relay_seg.rasters.remote import file_name, is_virtual, located, shown
+
+#: Between files of a scene: in an address, + is a letter like others.
+_PLUS = re.compile(r'(?<!\bzip)(?<!\btar)\+(?=\w+(?:\+\w+)?://|/vsi)')
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class Scene:
     out: Path
 
     def __str__(self) -> str:
-        return '+'.join(map(str, self.paths))
+        return '+'.join(map(shown, self.paths))
 
 
 def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
@@ -23,12 +28,15 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
 
     Args:
         inputs: Each a raster, aligned rasters as ``rgb.tif+dtm.tif``, a
-            folder, a pattern such as ``'area/*.tif'``, or a text file
-            (``.txt``) with one of these in each line.
+            folder, a pattern such as ``'area/*.tif'``, an address
+            (``https://``, ``s3://``, ``/vsi...``), an asset of a STAC item
+            as ``item.json#NAME``, or a text file (``.txt``) with one of
+            these in each line.
         out: File, for one scene, or folder.
 
     Raises:
         FileNotFoundError: A folder or a pattern holds no raster.
+        OSError: A STAC item cannot be reached.
         ValueError: Several scenes would be written to one file, one over
             its own input, or the folder has the name of a file.
     """
@@ -45,8 +53,9 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
                 f'{out} has the name of a file, but what is written is a '
                 f'GeoTIFF: name it {out.with_suffix(".tif")}, or give a '
                 'folder.')
-        scenes = [Scene(paths, out / f'{paths[0].stem}.tif')
-                  for paths in found]
+        scenes = [
+            Scene(paths, out / f'{PurePath(file_name(paths[0])).stem}.tif')
+            for paths in found]
     by_out: dict[Path, Scene] = {}
     for scene in scenes:
         twin = by_out.setdefault(scene.out, scene)
@@ -59,6 +68,11 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
 
 
 def _expand(text: str) -> list[tuple[Path, ...]]:
+    parts = _PLUS.split(text)
+    if len(parts) > 1 or is_virtual(text):
+        return [tuple(
+            located(name) for part in parts for name in
+            ([part] if is_virtual(part) else part.split('+')))]
     path = Path(text)
     if path.is_dir():
         found = sorted(p for p in path.iterdir()
@@ -75,8 +89,8 @@ def _expand(text: str) -> list[tuple[Path, ...]]:
             raise FileNotFoundError(f'{text} fits no file.')
         return [(Path(name), ) for name in names]
     if not path.exists() and '+' in text:
-        return [tuple(Path(part) for part in text.split('+'))]
-    return [(path, )]
+        return [tuple(located(part) for part in text.split('+'))]
+    return [(located(text), )]
 
 
 def _listed(path: Path) -> list[tuple[Path, ...]]:
@@ -88,8 +102,10 @@ def _listed(path: Path) -> list[tuple[Path, ...]]:
     for line in path.read_text().splitlines():
         line = line.strip()
         if line and not line.startswith('#'):
-            beside = '+'.join(str(path.parent / part)
-                              for part in line.split('+'))
+            beside = '+'.join(
+                part if is_virtual(part) else '+'.join(
+                    str(path.parent / name) for name in part.split('+'))
+                for part in _PLUS.split(line))
             first = line.split('+')[0]
             found += _expand(line if Path(first).exists() else beside)
     if not found:

@@ -8,6 +8,7 @@ import rasterio
 import torch
 
 from relay_seg.class_ids import IGNORE
+from relay_seg.rasters.remote import located
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
 from .deciding import are_numbers, chances_of, check_numbers, decide
@@ -74,6 +75,7 @@ def predict_raster(model: SlideEncoderDecoder | str | Path,
             raise ValueError(f'{model} is a config; give its checkpoint too.')
         model = load_model(model, checkpoint, device=device, trust=trust)
     scene = [scene] if isinstance(scene, str | Path) else scene
+    scene = [located(path) for path in scene]
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         return Job(model, scene, Path(out), Settings(**settings)).run(
             progress or _ignore, part, turn)

@@ -34,11 +34,14 @@ from relay_seg.rasters import (
 )
 from relay_seg.rasters.grid import told
 from relay_seg.rasters.mosaics import missing_parts
+from relay_seg.rasters.physical import UM, Micrometres, physical_pixel
+from relay_seg.rasters.remote import gdal_name, shown
 from relay_seg.views import Window
 
 from .source import ModelBands
 
 BLOCK = 64, 512  # rows of a file's blocks that are worth aligning with
+PLANE = 'EPSG:3857'
 AGAIN = 4  # times that a block is read where files are known to be missing
 
 
@@ -56,8 +59,9 @@ class RasterSource:
     Args:
         paths: Files.
         bands: What the model makes of their bands.
-        pixel_size: Side of a pixel to resample to, in units of the CRS; the
-            mean where that is coarser, bilinear where it is finer.
+        pixel_size: Side of a pixel to resample to, in units of the CRS, or
+            :class:`Micrometres` where files say that size instead; the mean
+            where that is coarser, bilinear where it is finer.
         skip_damaged: Take what cannot be read for no data, instead of
             stopping there.
     """
@@ -66,7 +70,7 @@ class RasterSource:
                  pixel_size: float | None = None,
                  skip_damaged: bool = False) -> None:
         self.paths = tuple(Path(path) for path in paths)
-        self.name = '+'.join(map(str, paths))
+        self.name = '+'.join(map(shown, paths))
         self.damaged: list[Window] = []
         self._noting = Lock()
         self.skip_damaged = skip_damaged
@@ -76,6 +80,8 @@ class RasterSource:
                 for path in self.paths]
             first = files[0]
             self.crs, self.transform = first.crs, transform_of(first)
+            #: Side of a pixel in metres, of files without a place.
+            self.physical = physical_pixel(first)
             self.shape: tuple[int, int] = first.shape
             rows, columns = first.block_shapes[0]
             self.dtype = first.dtypes[0]
@@ -161,6 +167,14 @@ class RasterSource:
 
     def _resample(self, size: float) -> None:
         """Take a coarser or finer grid in the same place."""
+        if self.physical:
+            self._resample_physical(size)
+            return
+        if isinstance(size, Micrometres):
+            raise ValueError(
+                f'{self.paths[0]} does not say how many micrometres a pixel '
+                f'has, so --pixel-size {size} has no meaning; leave it out, '
+                'or give it in units of the CRS, without um.')
         if self.crs is None or self.transform.is_identity:
             raise ValueError(
                 f'{self.paths[0]} says neither where it is nor how large its '
@@ -181,6 +195,25 @@ class RasterSource:
         self.warp = dict(
             crs=self.crs, transform=self.transform, height=self.shape[0],
             width=self.shape[1], resampling=how)
+        self.block_rows, self.tiled = 256, True
+
+    def _resample_physical(self, size: float) -> None:
+        """The same for a scan that says how large its pixels are."""
+        native = float(self.physical or 0) / UM
+        if not isinstance(size, Micrometres):
+            raise ValueError(
+                f'{self.paths[0]} has no CRS but pixels of {native:.4g} '
+                f'micrometres; say --pixel-size {size:g}um.')
+        factor = size / native
+        height, width = (max(round(side / factor), 1) for side in self.shape)
+        self.shape = height, width
+        self.physical = size * UM
+        # Any plane will do: it is that of the file and of the result.
+        self.warp = dict(
+            src_crs=PLANE, crs=PLANE, src_transform=Affine.scale(1, -1),
+            transform=Affine.scale(factor, -factor), height=self.shape[0],
+            width=self.shape[1], resampling=(
+                Resampling.average if factor > 1 else Resampling.bilinear))
         self.block_rows, self.tiled = 256, True
 
     def reader(self) -> 'RasterReader':
@@ -276,7 +309,7 @@ class RasterReader:
                    for w in list(self._source.damaged))
 
     def _open(self, path: Path) -> rasterio.DatasetReader:
-        return self._source.as_read(rasterio.open(path))
+        return self._source.as_read(rasterio.open(gdal_name(path)))
 
 
 def blocks(raster: rasterio.DatasetReader,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from relay_seg.rasters.physical import length
 from relay_seg.segmentors.slide import SlideEncoderDecoder, check_batch_size
 from relay_seg.views import (
     BLENDS,
@@ -59,7 +60,8 @@ class Settings:
         aoi: Polygons; only windows that touch one are computed, and pixels
             outside are no data.
         pixel_size: Side of a pixel to resample to, in units of the CRS,
-            which is not in degrees.
+            which is not in degrees; or as ``'0.5um'``, in micrometres, for
+            scans that say how large their pixels are.
         on_error: ``stop`` at pixels that cannot be read, or ``skip`` them as
             no data.
         output_format: ``gtiff`` or ``cog``; or ``vrt``, which refers to the
@@ -110,6 +112,8 @@ class Settings:
     threads: int = 4
 
     def __post_init__(self) -> None:
+        if self.pixel_size is not None:
+            object.__setattr__(self, 'pixel_size', length(self.pixel_size))
         for name, known in (
                 ('blend', (None, *BLENDS)), ('on_error', ('stop', 'skip')),
                 ('output_format', FORMATS), ('amp', (None, *AMP)),

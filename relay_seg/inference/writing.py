@@ -94,6 +94,49 @@ def confidence(kind: str) -> Form:
                 Resampling.average)
 
 
+class Statistics:
+    """Of the pixels of each band that hold data, as they pass.
+
+    Without them, GIS shows a band of probabilities in black.
+
+    Args:
+        count: Bands.
+        nodata: What holds no data.
+    """
+
+    def __init__(self, count: int, nodata: float) -> None:
+        self._nodata, self._pixels = nodata, 0
+        self._low, self._high = np.full(count, np.inf), np.full(count, -np.inf)
+        self._valid, self._sum, self._squares = np.zeros((3, count))
+
+    def add(self, rows: np.ndarray) -> None:
+        """Count rows (C, H, W); one at a time, which takes no memory."""
+        for row in rows.swapaxes(0, 1):
+            there = ~np.isnan(row) if np.isnan(self._nodata) else (
+                row != self._nodata)
+            values = np.where(there, row, 0).astype(np.float64)
+            self._pixels += row.shape[1]
+            self._valid += there.sum(1)
+            self._sum += values.sum(1)
+            self._squares += (values**2).sum(1)
+            self._low = values.min(
+                1, initial=np.inf, where=there).clip(max=self._low)
+            self._high = values.max(
+                1, initial=-np.inf, where=there).clip(min=self._high)
+
+    def of_band(self, band: int) -> dict[str, str]:
+        """As GDAL names them; nothing of a band without data."""
+        i = band - 1
+        if not (valid := self._valid[i]):
+            return {}
+        mean = self._sum[i] / valid
+        spread = max(self._squares[i] / valid - mean**2, 0.)**0.5
+        found = dict(MINIMUM=self._low[i], MAXIMUM=self._high[i], MEAN=mean,
+                     STDDEV=spread, VALID_PERCENT=100 * valid / self._pixels)
+        return {f'STATISTICS_{name}': f'{value:.14g}'
+                for name, value in found.items()}
+
+
 class Growing:
     """A GeoTIFF that grows from its top, while rows come to be.
 
@@ -120,6 +163,8 @@ class Growing:
         self._flat = path.with_suffix('.flat.tif') if self._cog else path
         self._threads = str(threads)
         self._left = deque(pieces(*grid.shape))
+        self._statistics = Statistics(
+            form.profile['count'], form.profile['nodata'])
         with naming(path):
             self._writer = RowWriter(
                 self._flat, grid, compress='deflate',
@@ -143,6 +188,7 @@ class Growing:
             pixels = self._mosaic.read(
                 View(part.row_off, part.col_off, part.height, part.width),
                 count, dtype)
+            self._statistics.add(pixels)
             with naming(self.path):
                 self._writer.put(pixels, part)
 
@@ -156,6 +202,10 @@ class Growing:
         resampling = self._form.resampling
         with (naming(self.path),
               rasterio.Env(GDAL_NUM_THREADS=self._threads)):
+            # To a COG, GDAL copies those of a domain or of bands, not both.
+            for band in self._writer.raster.indexes:
+                self._writer.raster.update_tags(
+                    band, **self._statistics.of_band(band))
             self._writer.close()
             if self._cog:
                 rasterio.shutil.copy(

@@ -8,6 +8,8 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from .remote import gdal_name, is_remote, patience, version_of
+
 #: Files that are read as one with all of their stem.
 TOGETHER = ('.shp', )
 
@@ -17,8 +19,11 @@ def files_of(path: str | Path) -> tuple[Path, ...]:
 
     Of a raster: sources of a VRT, and theirs, world files, masks, overviews
     and .aux.xml; of a shapefile, all parts; of what lies in an archive, that.
+
+    Raises:
+        OSError: One of them lies behind an address and cannot be reached.
     """
-    found, waiting = dict[str, None](), [str(path)]
+    found, waiting = dict[str, None](), [gdal_name(path)]
     while waiting:
         name = waiting.pop()
         if name in found:
@@ -26,7 +31,8 @@ def files_of(path: str | Path) -> tuple[Path, ...]:
         found[name] = None
         file = _on_disk(name)
         # What appears beside it changes the folder.
-        waiting += _read_with(name, *_stamp(file), *_stamp(file.parent))
+        around = [] if is_remote(name) else _stamp(file.parent)
+        waiting += _read_with(name, *_stamp(file), *around)
     return tuple(dict.fromkeys(map(_on_disk, found)))
 
 
@@ -34,7 +40,7 @@ def files_of(path: str | Path) -> tuple[Path, ...]:
 def _read_with(name: str, *stamp: str | int) -> tuple[str, ...]:
     """What one file says that it is read from."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), rasterio.Env(**patience(name)):
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
             with rasterio.open(name) as raster:
                 return tuple(raster.files)
@@ -50,7 +56,8 @@ def identity(path: str | Path) -> list[list]:
 
     Returns:
         Real path, bytes and time of last change of each file, in order; a
-        file that is missing has neither.
+        file that is missing has neither. Of a remote file its address, bytes
+        and ETag.
     """
     return sorted(_stamp(file) for file in files_of(path))
 
@@ -73,11 +80,15 @@ def inode(path: str | Path) -> tuple[int, int] | str:
 
 def _on_disk(name: str) -> Path:
     """The archive of what lies in one."""
-    path = Path(re.sub(r'^(/vsi\w+/)+', '', name))
+    if is_remote(name):
+        return Path(name)
+    path = Path(re.sub(r'^(/vsi\w+/)+\{?', '', name).replace('}/', '/', 1))
     return next((p for p in (path, *path.parents) if p.is_file()), path)
 
 
 def _stamp(path: Path) -> list:
+    if is_remote(path):
+        return version_of(path)
     name = os.path.realpath(path)
     try:
         status = os.stat(name)

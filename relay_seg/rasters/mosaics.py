@@ -28,9 +28,11 @@ def missing_parts(path: str | Path, shape: tuple[int, int]) -> list[Missing]:
     from then on, to whoever asks.
 
     Args:
-        path: Virtual raster.
+        path: Virtual raster; of one that does not lie here nothing is known.
         shape: Its height and width in pixels.
     """
+    if not Path(path).is_file():
+        return []
     return list(dict.fromkeys(_missing(Path(path), shape, NESTED)))
 
 

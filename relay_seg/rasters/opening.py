@@ -5,16 +5,30 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from io import BufferedReader
+from math import log2
 from pathlib import Path
+from typing import BinaryIO
 
 import rasterio
 from PIL import Image
 
 # Some functions of rasterio let these of GDAL through.
-from rasterio._err import CPLE_BaseError
+from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
+from .identity import files_of
 from .mosaics import missing_parts
+from .remote import (
+    Bytes,
+    gdal_name,
+    is_remote,
+    is_virtual,
+    patience,
+    refuse_local,
+    shown,
+    without_keys,
+)
 
 #: Ends of names that are taken for rasters in a folder.
 SUFFIXES = frozenset((
@@ -22,6 +36,8 @@ SUFFIXES = frozenset((
     '.bmp', '.webp', '.asc', '.nc'))
 #: Tag of files whose overviews hold exact means (converters write it).
 EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
+#: Levels may be a little larger or smaller than a power of 2 has it.
+SLACK = 0.01
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 
 
@@ -31,18 +47,19 @@ def open_raster(path: str | Path,
     """Open any image or raster that GDAL reads.
 
     Args:
-        path: File.
+        path: File, or address that :func:`gdal_name` knows.
         whole: Refuse a virtual raster of which files are missing.
 
     Raises:
         FileNotFoundError: There is no such file, or one that it refers to.
+        OSError: It cannot be reached.
         ValueError: GDAL cannot read it, it ends too early, it holds no
             bands, or several pages, or its pixels are to be turned before
             they are shown.
     """
-    if not Path(path).exists():
+    if not (is_virtual(path) or Path(path).exists()):
         raise _missing(path)
-    with readable(path), _whole_png(), _open(path, whole) as raster:
+    with readable(path), _settings(path), _open(path, whole) as raster:
         yield raster
 
 
@@ -61,12 +78,15 @@ def reused_raster(path: str | Path,
     with readable(path):
         raster = _open_once(str(path), factor, _stamp(path))
         # To enter it takes as long as a small read.
-        with _whole_png() if raster.driver == 'PNG' else nullcontext():
+        needed = raster.driver == 'PNG' or patience(path)
+        with _settings(path) if needed else nullcontext():
             yield raster
 
 
 def _stamp(path: str | Path) -> tuple[int, int, int]:
-    """Changes with the process and with the file."""
+    """Changes with the process and with the file, if it lies here."""
+    if is_virtual(path):
+        return os.getpid(), 0, 0
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -84,18 +104,18 @@ def _open_once(path: str, factor: int,
 
 def _open(path: str | Path, whole: bool = True,
           **kwargs) -> rasterio.DatasetReader:
-    with warnings.catch_warnings(), _whole_png():
+    with warnings.catch_warnings(), _settings(path):
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        raster = rasterio.open(path, **kwargs)
+        raster = rasterio.open(gdal_name(path), **kwargs)
     inside = raster.subdatasets
-    if not raster.count or len(inside) > 1:
+    if not raster.count or len(inside) > 1 and not _is_pyramid(raster):
         what = 'pages' if raster.count else 'rasters, and no bands of its own'
         raise ValueError(
             f'{path} holds {len(inside)} {what}, and which is meant is not '
             f'known ({", ".join(inside[:8])}{" ..." * (len(inside) > 8)}); '
             'write one to a file of its own: gdal_translate '
             f'{inside[0] if inside else path} one.tif')
-    if whole and raster.driver == 'VRT' and Path(path).is_file():
+    if whole and raster.driver == 'VRT':
         files = [part.file for part in missing_parts(path, raster.shape)]
         if files:
             raise FileNotFoundError(
@@ -103,6 +123,8 @@ def _open(path: str | Path, whole: bool = True,
                 f'{" and others" * (len(files) > 5)}, which are not there; '
                 'bring them back. (Prediction takes their pixels for no data '
                 'with --on-error skip.)')
+    if raster.driver == 'VRT' and is_remote(path):
+        refuse_local(path, [str(file) for file in files_of(path)])
     turn = _orientation(raster)
     if turn > 1:
         raise ValueError(
@@ -115,6 +137,20 @@ def _open(path: str | Path, whole: bool = True,
     return raster
 
 
+def _is_pyramid(raster: rasterio.DatasetReader) -> bool:
+    """Whether further pages of a file are coarser levels of its first."""
+    if raster.tags().get('TIFFTAG_IMAGEDESCRIPTION', '').startswith('Aperio'):
+        return True  # a thumbnail, a label and the slide from far are pages
+    for name in raster.subdatasets[1:]:
+        with rasterio.open(name) as page:
+            factor = raster.width / page.width
+            if (page.dtypes != raster.dtypes or factor < 2 - SLACK
+                    or abs(log2(factor) - round(log2(factor))) > SLACK
+                    or abs(page.height - raster.height / factor) > 1):
+                return False
+    return True
+
+
 def _orientation(raster: rasterio.DatasetReader) -> int:
     """How a file says that it is to be turned; 1, or 0: it is not.
 
@@ -122,46 +158,48 @@ def _orientation(raster: rasterio.DatasetReader) -> int:
     """
     if raster.driver == 'JPEG':
         return int(raster.tags().get('EXIF_Orientation', 1))
-    if not os.path.isfile(raster.name):
-        return 1
-    if raster.driver in ('GTiff', 'COG'):
-        return _tiff_orientation(raster.name)
-    return _png_orientation(raster.name) if raster.driver == 'PNG' else 1
-
-
-def _tiff_orientation(path: str) -> int:
-    """What the first page says; Pillow reads no big-endian BigTIFF."""
-    with open(path, 'rb') as file:
-        order = '<' if file.read(2) == b'II' else '>'
-
-        def take(kind: str) -> int:
-            size = struct.calcsize(order + kind)
-            return struct.unpack(order + kind, file.read(size))[0]
-
-        big = take('H') == 43
-        if big:
-            file.seek(8)
-        file.seek(take('Q' if big else 'I'))
-        entries = take('Q' if big else 'H')
-        first = file.tell()
-        for i in range(entries):
-            file.seek(first + i * (20 if big else 12))
-            if take('H') == ORIENTATION:
-                file.seek(10 if big else 6, os.SEEK_CUR)
-                return take('H')
+    look = dict(GTiff=_tiff_orientation, COG=_tiff_orientation,
+                PNG=_png_orientation).get(raster.driver)
+    if look and is_virtual(raster.name):
+        with BufferedReader(Bytes(raster.name)) as file:
+            return look(file)
+    if look and os.path.isfile(raster.name):
+        with open(raster.name, 'rb') as file:
+            return look(file)
     return 1
 
 
-def _png_orientation(path: str) -> int:
-    with open(path, 'rb') as file:
+def _tiff_orientation(file: BinaryIO) -> int:
+    """What the first page says; Pillow reads no big-endian BigTIFF."""
+    order = '<' if file.read(2) == b'II' else '>'
+
+    def take(kind: str) -> int:
+        size = struct.calcsize(order + kind)
+        return struct.unpack(order + kind, file.read(size))[0]
+
+    big = take('H') == 43
+    if big:
         file.seek(8)
-        while len(head := file.read(8)) == 8:
-            size, kind = struct.unpack('>I4s', head)
-            if kind == b'eXIf':  # before the pixels or after them
-                exif = Image.Exif()
-                exif.load(b'Exif\0\0' + file.read(size))
-                return exif.get(ORIENTATION, 1)
-            file.seek(size + 4, os.SEEK_CUR)
+    file.seek(take('Q' if big else 'I'))
+    entries = take('Q' if big else 'H')
+    first = file.tell()
+    for i in range(entries):
+        file.seek(first + i * (20 if big else 12))
+        if take('H') == ORIENTATION:
+            file.seek(10 if big else 6, os.SEEK_CUR)
+            return take('H')
+    return 1
+
+
+def _png_orientation(file: BinaryIO) -> int:
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        size, kind = struct.unpack('>I4s', head)
+        if kind == b'eXIf':  # before the pixels or after them
+            exif = Image.Exif()
+            exif.load(b'Exif\0\0' + file.read(size))
+            return exif.get(ORIENTATION, 1)
+        file.seek(size + 4, os.SEEK_CUR)
     return 1
 
 
@@ -191,10 +229,19 @@ def readable(path: str | Path) -> Iterator[None]:
         yield
     except (RasterioIOError, CPLE_BaseError) as error:
         # What GDAL has said stands behind "see previous exception".
+        said = str(error.__cause__ or error)
+        said = without_keys(said) if is_virtual(path) else said
+        # Asks again, and says what is wrong with the network.
+        if _is_far(path) and not isinstance(
+                error.__context__, CPLE_OpenFailedError):
+            raise OSError(
+                f'{shown(path)} cannot be read ({said}), though it can be '
+                'reached; run the same command again. If '
+                'that does not help it is damaged: bring it to this machine, '
+                'where --on-error skip takes damage for no data.') from error
         raise ValueError(
-            f'{path} cannot be read ({error.__cause__ or error}); it is '
-            'damaged, gone or no image. Replace it, or leave it out.'
-        ) from error
+            f'{shown(path)} cannot be read ({said}); it is damaged, gone or '
+            'no image. Replace it, or leave it out.') from error
 
 
 class Handles:
@@ -217,7 +264,7 @@ class Handles:
     @contextmanager
     def lend(self) -> Iterator[rasterio.DatasetReader]:
         """A handle, for as long as the context lasts."""
-        with readable(self._path), _whole_png():
+        with readable(self._path), _settings(self._path):
             try:
                 handle = self._idle.pop()
             except IndexError:
@@ -236,11 +283,18 @@ class Handles:
             self._idle.pop().close()
 
 
+def _is_far(path: str | Path) -> bool:
+    """Whether some of a file lies behind a network; it must answer."""
+    if not is_remote(path) and not str(path).lower().endswith('.vrt'):
+        return False
+    return any(is_remote(file) for file in files_of(path))
+
+
 def _missing(path: str | Path) -> FileNotFoundError:
     return FileNotFoundError(f'{path} does not exist; check data_root and '
                              'data_prefix in the config, or the path.')
 
 
-def _whole_png() -> rasterio.Env:
+def _settings(path: str | Path) -> rasterio.Env:
     """GDAL's fast path for whole PNGs does not see one that is cut."""
-    return rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO')
+    return rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM='NO', **patience(path))

@@ -10,6 +10,7 @@ from rasterio.windows import Window as RasterWindow
 
 from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import readable
+from relay_seg.rasters.remote import gdal_name
 
 from .classes import as_shown
 from .grids import square_metres
@@ -92,7 +93,8 @@ class Areas:
 
     def _count(self, name: str) -> None:
         layer = self._layers.ids[name]
-        with readable(layer.path), rasterio.open(layer.path) as raster:
+        with (readable(layer.path),
+              rasterio.open(gdal_name(layer.path)) as raster):
             for window in self._windows(raster):
                 ids = _read(raster, layer.path, window)
                 counts = np.bincount(ids.ravel(), minlength=256)
@@ -101,7 +103,8 @@ class Areas:
                     self._seen += ids.size
 
     def _compare(self, prediction: Layer, truth: Layer) -> None:
-        with (readable(prediction.path), rasterio.open(prediction.path) as a,
+        with (readable(prediction.path),
+              rasterio.open(gdal_name(prediction.path)) as a,
               readable(truth.path),
               open_over(truth.path, prediction.grid) as b):
             for window in self._windows(a):

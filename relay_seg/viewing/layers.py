@@ -17,6 +17,7 @@ from relay_seg.rasters import (
     open_raster,
     same_grid,
 )
+from relay_seg.rasters.remote import file_name, gdal_name, located
 
 from .classes import Legend, read_classes, read_tag
 from .grids import check_fit, lay_over
@@ -45,7 +46,7 @@ class Layer:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return file_name(self.path)
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def open_layers(scene: str | Path, prediction: str | Path,
         FileNotFoundError: A file does not exist.
         ValueError: A file cannot be shown, or not over the scene.
     """
-    scene_layer = _open_scene(Path(scene), bands, Path(prediction))
-    files = [Path(path) for path in (prediction, truth) if path]
+    files = [located(path) for path in (prediction, truth) if path]
+    scene_layer = _open_scene(located(scene), bands, files[0])
     layers = [_open_ids(path, scene_layer) for path in files]
     return Layers(
         scene_layer, layers[0], layers[1] if truth else None,
@@ -130,13 +131,13 @@ def _open_scene(path: Path, bands: Sequence[int] | None,
             raise ValueError(f'--bands names {len(bands)} bands; give one, '
                              'shown in grey, or three: red, green, blue.')
         bands = bands or shown_bands(
-            raster, _read_bands(prediction, path.name, raster.count))
+            raster, _read_bands(prediction, file_name(path), raster.count))
         bands = choose_bands(raster, bands, len(bands))
         if any('complex' in raster.dtypes[band - 1] for band in bands):
             raise ValueError(f'{path} holds complex numbers, which cannot be '
                              'shown; convert it to amplitudes.')
-        return Layer(path, grid_of(raster),
-                     Handles(path, lambda: rasterio.open(path)), bands,
+        handles = Handles(path, lambda: rasterio.open(gdal_name(path)))
+        return Layer(path, grid_of(raster), handles, bands,
                      _is_quick(raster))
 
 
@@ -183,7 +184,7 @@ def _open_ids(path: Path, scene: Layer) -> Layer:
 
 def open_over(path: Path, grid: Grid) -> rasterio.DatasetReader:
     """Open a raster of ids on a grid that may be another one's."""
-    raster = rasterio.open(path)
+    raster = rasterio.open(gdal_name(path))
     if same_grid(grid_of(raster), grid):
         return raster
     # 255 does not fit into int8.
