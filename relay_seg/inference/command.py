@@ -101,9 +101,10 @@ def refuse_all(scenes: Sequence[Scene], settings: Settings) -> None:
     Raises:
         ValueError: See :func:`relay_seg.inference.outputs.refuse`.
     """
-    for name in ('polygons', 'preview') if len(scenes) > 1 else ():
+    for name in ('polygons', 'preview', 'stac') if len(scenes) > 1 else ():
         folder = Path(getattr(settings, name) or '')
-        if folder.suffix in ('.png', *PACKAGES) and not folder.is_dir():
+        if folder.suffix in ('.png', '.json', *PACKAGES) and (
+                not folder.is_dir()):
             raise ValueError(f'--{name} {folder} has the name of a file, but '
                              f'{len(scenes)} scenes are given; give a '
                              'folder.')
@@ -115,7 +116,7 @@ def for_scene(settings: Settings, scene: Scene, count: int) -> Settings:
     """The settings with the names of one scene's files."""
     if count == 1:
         return settings
-    names = dict(polygons='.gpkg', preview='.png')
+    names = dict(polygons='.gpkg', preview='.png', stac='.json')
     own: dict[str, Any] = {
         name: Path(getattr(settings, name)) / f'{scene.out.stem}{suffix}'
         for name, suffix in names.items() if getattr(settings, name)}

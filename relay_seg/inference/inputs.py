@@ -1,16 +1,26 @@
 """Which scenes a command line names, and where their results go."""
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path, PurePath
 
-from relay_seg.rasters import SUFFIXES
+from relay_seg.rasters import SUFFIXES, is_prediction, mosaic_of
 from relay_seg.rasters.identity import inode
-from relay_seg.rasters.remote import file_name, is_virtual, located, shown
+from relay_seg.rasters.remote import (
+    file_name,
+    is_remote,
+    is_virtual,
+    located,
+    shown,
+)
 
 #: Between files of a scene: in an address, + is a letter like others.
 _PLUS = re.compile(r'(?<!\bzip)(?<!\btar)\+(?=\w+(?:\+\w+)?://|/vsi)')
+
+#: How the name of one output ends.
+OUT_SUFFIXES = '.tif', '.tiff', '.vrt'
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Scene:
         return '+'.join(map(shown, self.paths))
 
 
-def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
+def find_scenes(inputs: Sequence[str], out: str | Path,
+                mosaic: bool = False) -> list[Scene]:
     """Scenes of a command line.
 
     Args:
@@ -33,6 +44,8 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
             as ``item.json#NAME``, or a text file (``.txt``) with one of
             these in each line.
         out: File, for one scene, or folder.
+        mosaic: All are tiles of one scene, which is read as a virtual raster
+            ``OUT_mosaic.vrt``.
 
     Raises:
         FileNotFoundError: A folder or a pattern holds no raster.
@@ -42,7 +55,9 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
     """
     found = [paths for text in inputs for paths in _expand(text)]
     out = Path(out)
-    if out.suffix.lower() in ('.tif', '.tiff') and not out.is_dir():
+    if mosaic:
+        found = [(_mosaic(found, out), )]
+    if out.suffix.lower() in OUT_SUFFIXES and not out.is_dir():
         if len(found) > 1:
             raise ValueError(f'{out} is one file but {len(found)} scenes are '
                              'given; give a folder.')
@@ -65,6 +80,28 @@ def find_scenes(inputs: Sequence[str], out: str | Path) -> list[Scene]:
         if any(inode(path) == inode(scene.out) for path in scene.paths):
             raise ValueError(f'{scene.out} is an input; write elsewhere.')
     return scenes
+
+
+def _mosaic(tiles: Sequence[tuple[Path, ...]], out: Path) -> Path:
+    """A virtual raster of tiles, beside an output."""
+    for paths in tiles:
+        if len(paths) > 1 or is_remote(paths[0]):
+            raise ValueError(
+                f'{Scene(paths, out)} is no tile of --mosaic: tiles are '
+                'single files on a disk; make a VRT of them first.')
+    if out.suffix.lower() not in OUT_SUFFIXES:
+        raise ValueError(f'{out} is no file: with --mosaic there is one '
+                         f'output, such as {out}.tif.')
+    path = out.with_name(f'{out.stem}_mosaic.vrt')
+    if path.exists() and not is_prediction(path):
+        raise ValueError(f'{path} exists and is no prediction; move it or '
+                         'name the output otherwise.')
+    files = [file for file, in tiles]
+    mosaic_of(files).write_vrt(path, tags=dict(CONTENT='mosaic'))
+    # The same tiles give the same file, whichever process writes it.
+    newest = max(file.stat().st_mtime_ns for file in files)
+    os.utime(path, ns=(newest, newest))
+    return path
 
 
 def _expand(text: str) -> list[tuple[Path, ...]]:

@@ -18,6 +18,7 @@ from relay_seg.rasters import (
     open_raster,
     refuse_overwriting,
 )
+from relay_seg.rasters.remote import file_name
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Window
 
@@ -52,6 +53,7 @@ from .preview import write_preview
 from .raster_source import RasterSource
 from .settings import AMP, Progress, Report, Settings, plan_for
 from .signature import Inputs, fingerprint, signature_of
+from .stac import write_item
 from .stream import Timer, counting, stream
 from .writing import class_ids, probabilities
 from .writing import confidence as confidence_form
@@ -275,6 +277,9 @@ class Job:
             self.settings.overwrite)
         for path, target in finished:
             publish(path, target)
+        if self.settings.stac:  # tells the final names
+            write_item(self.settings.stac, self.out, self.source.paths,
+                       self.model)
         self.files.remove(others=self.settings.output_format == 'vrt')
 
     def check_inputs(self) -> None:
@@ -309,7 +314,7 @@ class Job:
         cfg = getattr(self.model, 'cfg', None)
         bands: dict[str, list[int]] = {}  # that were read of each file
         for layer in self.source.layers:
-            bands.setdefault(layer.path.name, []).extend(
+            bands.setdefault(file_name(layer.path), []).extend(
                 layer.content.bands)
         return dict(
             BANDS=json.dumps(bands),

@@ -19,7 +19,8 @@ from .writing import sidecar
 
 #: How the names of outputs end.
 OUT_SUFFIXES = ('.tif', '.tiff'), ('.vrt', )
-SUFFIXES: dict[str, tuple[str, ...]] = {'--preview': ('.png', )}
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    '--preview': ('.png', ), '--stac': ('.json', )}
 #: Share of their plain size that blocks and output take together, at most:
 #: class ids compress well, probabilities little.
 CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
@@ -47,8 +48,9 @@ def outputs_of(out: Path, settings: Settings) -> dict[str, Path]:
         found['--probabilities'] = chances_of_out(out)
     if settings.confidence:
         found['--confidence'] = confidence_of_out(out)
-    if settings.preview:
-        found['--preview'] = Path(settings.preview)
+    for name in ('preview', 'stac'):
+        if getattr(settings, name):
+            found[f'--{name}'] = Path(getattr(settings, name))
     if settings.polygons:
         *others, polygons = files_of_vectors(Path(settings.polygons))
         found['--polygons'] = polygons

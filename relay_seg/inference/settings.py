@@ -79,6 +79,7 @@ class Settings:
         simplify: Metres (pixels without a CRS) by which borders of polygons
             may move, about.
         preview: PNG to draw.
+        stac: STAC item to write about it, ``.json``.
         overwrite: Write over files that no prediction wrote, but never over
             inputs.
         amp: ``bf16`` or ``fp16`` to compute the model in.
@@ -105,6 +106,7 @@ class Settings:
     min_area: float = 0.
     simplify: float = 0.
     preview: str | Path | None = None
+    stac: str | Path | None = None
     overwrite: bool = False
     amp: str | None = None
     compiled: bool = False

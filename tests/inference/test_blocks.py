@@ -10,8 +10,14 @@ import time
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
-from relay_seg.inference import Settings, join_scenes, predict_raster
+from relay_seg.inference import (
+    Settings,
+    find_scenes,
+    join_scenes,
+    predict_raster,
+)
 from relay_seg.inference.blocks import BlockWriter, root_of
 from relay_seg.inference.forward import Forward
 from relay_seg.inference.inputs import Scene
@@ -356,3 +362,45 @@ def test_the_next_block_is_read_meanwhile(cheap, noise, monkeypatch):
     next(bands)
     assert len(opened) == 2
     assert len(list(bands)) > 5
+
+
+# Mosaics --------------------------------------------------------------------
+
+
+def test_tiles_of_a_mosaic_see_each_other(cheap, noise, scene_file, tmp_path,
+                                          place):
+    """The result is that of the scene that they were cut from."""
+    image = noise(90, 120)
+    folder = tmp_path / 'tiles'
+    folder.mkdir()
+    for top in (0, 45):
+        for left in (0, 50):
+            scene_file(
+                folder / f'{top}_{left}.tif',
+                image[:, top:top + 45, left:(50 if left == 0 else 120)],
+                transform=place @ Affine.translation(left, top))
+    whole = scene_file(tmp_path / 'whole.tif', image)
+    out = tmp_path / 'out.tif'
+    one, = find_scenes([str(folder)], out, mosaic=True)
+    predict_raster(cheap(), one.paths, out)
+    predict_raster(cheap(), whole, tmp_path / 'expected.tif')
+    np.testing.assert_array_equal(read(out), read(tmp_path / 'expected.tif'))
+    with rasterio.open(out) as found, rasterio.open(whole) as expected:
+        assert found.transform == expected.transform
+    again, = find_scenes([str(folder)], out, mosaic=True)
+    model = cheap()
+    assert predict_raster(model, again.paths, out).kept
+    assert not model.calls
+
+
+def test_what_is_no_mosaic(cheap, noise, scene_file, tmp_path):
+    path = scene_file(tmp_path / 'a.tif', noise(40, 40))
+    with pytest.raises(ValueError, match=r'maps\.tif'):
+        find_scenes([str(path)], tmp_path / 'maps', mosaic=True)
+    with pytest.raises(ValueError, match=r'a\.tif\+.*VRT'):
+        find_scenes([f'{path}+{path}x'], tmp_path / 'b.tif', mosaic=True)
+    mine = tmp_path / 'b_mosaic.vrt'
+    mine.write_text('mine')
+    with pytest.raises(ValueError, match=r'b_mosaic\.vrt'):
+        find_scenes([str(path)], tmp_path / 'b.tif', mosaic=True)
+    assert mine.read_text() == 'mine'

@@ -723,6 +723,28 @@ def test_one_and_two_processes(noise, scene_file, tmp_path, checkpoint):
     assert tags['CONFIG'].endswith(CONFIG)
 
 
+def test_scores_and_an_item_beside_the_output(
+        noise, scene_file, tmp_path, checkpoint, capsys):
+    scene = scene_file(tmp_path / 'scene.tif', noise(100, 120))
+    out = tmp_path / 'a.tif'
+    command = (CONFIG, checkpoint, scene, '-o', out, '--device', 'cpu',
+               '--stac', tmp_path / 'a.json', *SETTINGS)
+    assert call(*command) == 0
+    item = json.loads((tmp_path / 'a.json').read_text())
+    assert item['type'] == 'Feature' and item['id'] == 'a'
+    truth = scene_file(tmp_path / 'truth.tif', read(out))
+    assert call(*command, '--truth', truth) == 0
+    found = json.loads((tmp_path / 'a_scores.json').read_text())
+    assert found['metrics']['aAcc'] == 100
+    assert 'aAcc 100.00' in capsys.readouterr().err
+    assert call(*command, '--truth', tmp_path / 'no.tif') == 1
+    assert 'no.tif' in capsys.readouterr().err
+    scene_file(tmp_path / 'two.tif', noise(100, 120))
+    assert call(CONFIG, checkpoint, scene, tmp_path / 'two.tif', '-o',
+                tmp_path / 'out', '--truth', truth) == 2
+    assert 'tools/score.py' in capsys.readouterr().err
+
+
 def test_bad_command_lines_exit_with_2(tmp_path, checkpoint, capsys):
     assert call(CONFIG, checkpoint, tmp_path / '*.tif', '-o', tmp_path) == 2
     assert 'fits no file' in capsys.readouterr().err
