@@ -75,8 +75,8 @@ setup(
     install_requires=[
         # Pairs of torch and torchvision must fit: the upper bounds keep pip
         # from a torch that no torchvision was built for yet.
-        'torch>=2.6,<2.13',
-        'torchvision>=0.21,<0.28',
+        'torch>=2.6,<2.15',
+        'torchvision>=0.21,<0.30',
         'onedl-mmengine>=0.10.12,<0.11',
         'onedl-mmcv>=2.3.6,<2.4',
         'onedl-mmsegmentation>=1.4.2,<1.5',
