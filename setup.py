@@ -10,11 +10,11 @@ VERSION = next(
     for line in (HERE / 'relay_seg' / '__init__.py').read_text().splitlines()
     if line.startswith('__version__'))
 #: What mim looks for in relay_seg/.mim of an installation.
-MIM = 'configs', 'tools', 'data_prep', 'model-index.yml'
+MIM = 'configs', 'tools', 'data_prep'
 #: What only a checkout has a use for.
 NOT_INSTALLED = shutil.ignore_patterns(
     '__pycache__', '*.pyc', 'sample', 'demo.*', 'docker', 'setup_env.sh',
-    'run_tests.sh', 'wheelhouse.sh', 'write_metafiles.py')
+    'run_tests.sh', 'wheelhouse.sh')
 
 
 class BuildWithConfigsAndTools(build_py):
@@ -48,11 +48,7 @@ class BuildWithConfigsAndTools(build_py):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name in MIM:
-            if (HERE / name).is_dir():
-                shutil.copytree(
-                    HERE / name, folder / name, ignore=NOT_INSTALLED)
-            else:
-                shutil.copy2(HERE / name, folder / name)
+            shutil.copytree(HERE / name, folder / name, ignore=NOT_INSTALLED)
 
 
 setup(
@@ -75,8 +71,8 @@ setup(
     install_requires=[
         # Pairs of torch and torchvision must fit: the upper bounds keep pip
         # from a torch that no torchvision was built for yet.
-        'torch>=2.6,<2.13',
-        'torchvision>=0.21,<0.28',
+        'torch>=2.6,<2.15',
+        'torchvision>=0.21,<0.30',
         'onedl-mmengine>=0.10.12,<0.11',
         'onedl-mmcv>=2.3.6,<2.4',
         'onedl-mmsegmentation>=1.4.2,<1.5',

@@ -7,7 +7,7 @@ from io import StringIO
 from types import ModuleType
 
 INSTALL = (
-    'pip install "torch>=2.6,<2.13" "torchvision<0.28" '
+    'pip install "torch>=2.6,<2.15" "torchvision<0.30" '
     '"onedl-mmengine>=0.10.12" "onedl-mmcv>=2.3.6" '
     '"onedl-mmsegmentation>=1.4.2" "onedl-mmpretrain>=1.3.6" ftfy rasterio')
 

@@ -37,7 +37,7 @@ def test_help_is_of_that_command_and_does_not_wait(command):
 def test_every_script_for_users_is_a_command():
     scripts = {script for script, _ in cli.COMMANDS.values()}
     shown = {f'tools/{path.name}' for path in (ROOT / 'tools').glob('*.py')}
-    assert shown - scripts == {'tools/demo.py', 'tools/write_metafiles.py'}
+    assert shown - scripts == {'tools/demo.py'}
     assert all((ROOT / script).is_file() for script in scripts)
 
 

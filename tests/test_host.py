@@ -44,7 +44,7 @@ def test_old_package_is_named_at_once(tmp_path):
 
 def test_missing_package_is_named_at_once(monkeypatch):
     monkeypatch.setitem(_host.OLDEST, 'no_such_package', (1, 0))
-    with pytest.raises(ImportError, match='no_such_package, which is not'):
+    with pytest.raises(ImportError, match='no_such_package'):
         _host.check_versions()
 
 

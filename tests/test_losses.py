@@ -501,8 +501,8 @@ def test_a_wrong_number_of_weights_is_said_at_the_first_loss():
         (CheckedCrossEntropyLoss(class_weight=[1., 2.]), (local, label)),
         (GlobalViewLoss(class_weight=[1., 2.]), (wide, wide_label, WIDE)),
         (AgreementLoss(class_weight=[1., 2.]), (local, wide, label, WIDE))):
-        with pytest.raises(ValueError, match=f'{type(loss).__name__} has 2 '
-                           'weights, but the model has 4 classes'):
+        with pytest.raises(ValueError, match=(
+                f'{type(loss).__name__}.*2 weights.*4 classes')):
             loss(*given)
 
 
@@ -625,8 +625,7 @@ def test_a_wrong_number_of_weights_is_said_when_a_relay_model_is_built():
                         type='GlobalViewLoss', class_weight=[1.])),
                     dict(loss_agree=dict(
                         type='AgreementLoss', class_weight=[1.]))):
-        with pytest.raises(ValueError, match='has 1 weights, but the model '
-                           'has 5 classes'):
+        with pytest.raises(ValueError, match='1 weights.*5 classes'):
             build(RELAY, **changes)
 
 

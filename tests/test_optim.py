@@ -346,7 +346,7 @@ def test_a_gradient_whose_norm_overflows_is_skipped():
 
 
 def test_what_cannot_be_asked_of_gradients_is_said():
-    with pytest.raises(ValueError, match="nonfinite_gradient='drop'; use"):
+    with pytest.raises(ValueError, match="nonfinite_gradient='drop'"):
         wrapped(nonfinite_gradient='drop')
     with pytest.raises(ValueError, match="use 'skip', or 'bf16'"):
         wrapped(nonfinite_gradient='zero', precision='fp16')
@@ -393,7 +393,7 @@ def test_the_host_still_sets_up_the_rest(
 
 
 def test_unknown_precision_of_matrix_products_is_said(tmp_path):
-    with pytest.raises(ValueError, match="'tf32' in env_cfg; use one of"):
+    with pytest.raises(ValueError, match="'tf32' in env_cfg"):
         make_runner(tmp_path, matmul_precision='tf32')
 
 

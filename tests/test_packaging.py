@@ -21,7 +21,7 @@ NOT_COPIED = shutil.ignore_patterns(
     'sample', 'site', 'tests', 'images')
 #: What needs a checkout around it.
 ONLY_HERE = {'demo.py', 'demo.sh', 'setup_env.sh', 'run_tests.sh',
-             'wheelhouse.sh', 'write_metafiles.py', 'docker/Dockerfile'}
+             'wheelhouse.sh', 'docker/Dockerfile'}
 
 
 @pytest.fixture(scope='module')
@@ -80,7 +80,6 @@ def test_wheel_holds_configs_and_tools_where_mim_looks(installed):
     assert files(mim / 'configs') == files(ROOT / 'configs')
     assert files(mim / 'tools') == files(ROOT / 'tools') - ONLY_HERE
     assert files(mim / 'data_prep') == files(ROOT / 'data_prep', '*.py')
-    assert (mim / 'model-index.yml').is_file()
 
 
 def test_the_installed_command_runs_an_installed_config(installed, tmp_path):
@@ -98,24 +97,6 @@ def test_the_installed_command_runs_an_installed_config(installed, tmp_path):
     assert 'relay adds 1.95 % to the backbone' in done.stdout
     assert f'{installed}/relay_seg/.mim/configs' in done.stderr, (
         'the checkout is imported')
-
-
-def test_model_index_names_every_config():
-    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
-    models = []
-    for path in index['Import']:
-        metafile = yaml.safe_load((ROOT / path).read_text())
-        names = {part['Name'] for part in metafile['Collections']}
-        assert {m['In Collection'] for m in metafile['Models']} == names
-        models += metafile['Models']
-    configs = {str(path.relative_to(ROOT)) for folder in (
-        'relay', 'plain', 'released')
-               for path in (ROOT / 'configs' / folder).glob('*.py')}
-    listed = [model['Config'] for model in models]
-    missing = configs - set(listed)
-    assert not missing, f'{missing}: run python tools/write_metafiles.py'
-    assert sorted(listed) == sorted(configs)
-    assert len({model['Name'] for model in models}) == len(models)
 
 
 def test_versions_and_licence_agree():
@@ -173,7 +154,7 @@ def test_an_image_gets_what_a_wheel_is_made_of():
     given = {line[1:] for line in lines if line.startswith('!')}
     assert given == {'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md',
                      'LICENSE', 'NOTICE', 'relay_seg', 'configs', 'tools',
-                     'data_prep', 'model-index.yml'}
+                     'data_prep'}
     assert all((ROOT / name).exists() for name in given)
 
 

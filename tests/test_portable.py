@@ -11,7 +11,7 @@ from relay_seg.config import load_config
 from relay_seg.evaluation.results import peak_memory
 from relay_seg.inference import load_model
 from relay_seg.inference import model as model_module
-from relay_seg.rasters.files import locked
+from relay_seg.rasters import files
 
 #: A process that takes Windows for its system once the host is there.
 WINDOWS = """
@@ -49,14 +49,16 @@ def test_all_is_imported_where_there_is_no_fcntl(tmp_path):
 
 @pytest.mark.parametrize('inherited', [False, True])
 def test_a_lock_is_held_by_one_process(tmp_path, inherited):
-    code = ('import sys; from relay_seg.rasters.files import locked\n'
-            f'with locked({str(tmp_path / "lock")!r}, {inherited}): pass')
+    # The module by itself: to import the package takes seconds.
+    code = (f'import runpy; files = runpy.run_path({files.__file__!r})\n'
+            f'with files["locked"]({str(tmp_path / "lock")!r}, {inherited}): '
+            'pass')
 
     def other():
-        return subprocess.run([sys.executable, '-c', code], cwd=ROOT,
+        return subprocess.run([sys.executable, '-c', code],
                               text=True, capture_output=True)
 
-    with locked(tmp_path / 'lock', inherited):
+    with files.locked(tmp_path / 'lock', inherited):
         assert f'{tmp_path} is in use' in other().stderr
     assert not other().returncode
 

@@ -404,7 +404,7 @@ def test_a_schedule_that_is_given_stays():
 
 
 def test_a_run_without_a_rate_is_refused():
-    with pytest.raises(ValueError, match='PolyLR ends at 5000.*end=20000'):
+    with pytest.raises(ValueError, match='5000.*end=20000'):
         load_config(ITERATIONS, {'param_scheduler.1.end': 5000})
 
 

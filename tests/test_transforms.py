@@ -342,8 +342,7 @@ def test_other_bands_than_the_models_are_refused(tmp_path, make_scene, bands,
     scene = make_scene(tmp_path, 'train', 'odd',
                        np.zeros((count, *SHAPE), np.uint8))
     read = ReadScene(3, bands) if whole else ReadViews(MEAN, bands)
-    with pytest.raises(ValueError, match=f'odd.tif has {count} bands.*model '
-                       'takes 3.*`bands`.*in_channels'):
+    with pytest.raises(ValueError, match=f'odd.tif.* {count} bands.*in_chan'):
         read(asked(scene))
 
 
@@ -385,8 +384,7 @@ def damage(path, how):
 def test_a_damaged_label_is_named(scene, how, whole):
     damage(scene[1], how)
     read = ReadScene(3) if whole else ReadViews(MEAN)
-    with pytest.raises(ValueError, match='ann_dir.*a.tif cannot be read.*'
-                       'Replace it'):
+    with pytest.raises(ValueError, match='ann_dir.*a.tif.*Replace it'):
         read(asked(scene, Window(100, 100, 32, 48)))
 
 
@@ -395,8 +393,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path, make_scene, suffix):
     scene = make_scene(tmp_path, 'train', 'a', suffix=suffix)
     damage(scene[0], 'garbage')
     for read in (ReadViews(MEAN), ReadScene(3)):
-        with pytest.raises(ValueError, match=f'img_dir.*a{suffix} cannot be '
-                           'read.*Replace it'):
+        with pytest.raises(ValueError, match=f'img_dir.*a{suffix}.*Replace'):
             read(asked(scene, Window(100, 100, 32, 48)))
 
 
@@ -404,8 +401,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path, make_scene, suffix):
 def test_a_scene_that_ends_too_early_is_named(tmp_path, make_scene, suffix):
     scene = make_scene(tmp_path, 'train', 'a', suffix=suffix)
     damage(scene[0], 'half')
-    with pytest.raises(ValueError, match=f'img_dir.*a{suffix} cannot be '
-                       'read.*Replace it'):
+    with pytest.raises(ValueError, match=f'img_dir.*a{suffix}.*Replace'):
         ReadScene(3)(asked(scene))
 
 
@@ -414,8 +410,7 @@ def test_a_window_of_a_file_that_ends_too_early_is_named(
         tmp_path, make_scene, suffix):
     scene = make_scene(tmp_path, 'train', 'a', suffix=suffix)
     damage(scene[0], 'half')
-    with pytest.raises(ValueError, match=f'img_dir.*a{suffix} cannot be '
-                       'read.*Replace it'):
+    with pytest.raises(ValueError, match=f'img_dir.*a{suffix}.*Replace'):
         ReadViews(MEAN)(asked(scene, Window(100, 100, 32, 48)))
 
 
@@ -426,7 +421,7 @@ def test_a_whole_small_scene_that_ends_too_early_is_named(
     damage(scene[0], 'half')
     window = Window(0, 0, *SHAPE)
     for _ in range(2):
-        with pytest.raises(ValueError, match='img_dir.*a.png cannot be read'):
+        with pytest.raises(ValueError, match='img_dir.*a.png'):
             ReadViews(MEAN)(asked(scene, window, ()))
 
 
@@ -444,8 +439,7 @@ def test_an_unknown_class_is_named(tmp_path, make_scene, window):
     label[20:40, 20:40] = 7
     scene = make_scene(tmp_path, 'train', 'odd', label=label)
     for read in (ReadViews(MEAN), ReadScene(3)):
-        with pytest.raises(ValueError, match=r'odd.tif holds ids \[7\].*'
-                           r'\[0, 1, 2, 3, 4, 255\].*classes'):
+        with pytest.raises(ValueError, match=r'odd.tif.*\[7\].*4, 255'):
             read(asked(scene, window))
 
 
@@ -741,8 +735,7 @@ def test_labels_are_looked_up_or_left(lookup):
 
 def test_a_missing_label_of_a_view_is_named(scene):
     sample = packed(scene, Window(0, 0, 32, 32), ())['data_samples']
-    with pytest.raises(ValueError, match="a.tif has no label of view 1.*"
-                       "context_factors.*'center'"):
+    with pytest.raises(ValueError, match="a.tif.*view 1.*'center'"):
         view_labels([sample], 1)
 
 
@@ -771,7 +764,7 @@ def test_a_batch_of_other_bands_is_refused(bands):
 
 @pytest.mark.parametrize('mean, std', [((1, 2), (1, )), ((1, ), (0, ))])
 def test_senseless_deviations_are_refused(mean, std):
-    with pytest.raises(ValueError, match='one value for each band'):
+    with pytest.raises(ValueError, match='each band'):
         ViewsDataPreprocessor(mean, std)
 
 

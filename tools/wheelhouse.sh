@@ -39,7 +39,7 @@ found=(onedl-mmengine==0.10.12 rasterio==1.4.3 pyogrio==0.10.0 shapely
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 (cd "$root" && cp -r setup.py pyproject.toml README.md LICENSE NOTICE \
-  model-index.yml relay_seg configs tools data_prep "$copy")
+  relay_seg configs tools data_prep "$copy")
 "$python" -m pip wheel -q --no-deps -w "$out" "$copy" "${built[@]}"
 
 platforms=()

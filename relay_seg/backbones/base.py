@@ -29,6 +29,19 @@ def find_arch(arch: str | Mapping, archs: Mapping[str, Mapping],
     return settings
 
 
+def find_blocks(out_indices: int | Sequence[int],
+                num_blocks: int) -> tuple[int, ...]:
+    """Blocks that give a feature map; negative ones count from the last."""
+    if isinstance(out_indices, int):
+        out_indices = [out_indices]
+    found = tuple(i % num_blocks for i in out_indices
+                  if -num_blocks <= i < num_blocks)
+    if len(found) != len(out_indices):
+        raise ValueError(f'out_indices={list(out_indices)} names a block '
+                         f'that is not among the {num_blocks}.')
+    return found
+
+
 class RelayBackbone(BaseModule):
     """Base of backbones that look at several views of one window.
 

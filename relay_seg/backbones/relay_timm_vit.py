@@ -11,7 +11,7 @@ from relay_seg.positions import fit_position
 from relay_seg.relay import Block, relay_step
 from relay_seg.views import Pyramid, Views
 
-from .base import RelayBackbone
+from .base import RelayBackbone, find_blocks
 from .place import PlaceBias, check_relay_place
 from .timm_block import (
     add_lora,
@@ -96,13 +96,7 @@ class RelayTimmViT(RelayBackbone):
         self.patch_resolution = tuple(plain.patch_embed.grid_size)
         self.num_layers = len(plain.blocks)
         self.with_cp = with_cp
-        if isinstance(out_indices, int):
-            out_indices = [out_indices]
-        self.out_indices = tuple(i % self.num_layers for i in out_indices
-                                 if -self.num_layers <= i < self.num_layers)
-        if len(self.out_indices) != len(out_indices):
-            raise ValueError(f'out_indices={list(out_indices)} names a block '
-                             f'that is not among the {self.num_layers}.')
+        self.out_indices = find_blocks(out_indices, self.num_layers)
 
         # In timm's order.
         self.cls_token = plain.cls_token  # (1, 1, C) or None

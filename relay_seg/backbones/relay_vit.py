@@ -13,7 +13,7 @@ from relay_seg.positions import fit_position
 from relay_seg.relay import Block, relay_step
 from relay_seg.views import Pyramid, Views
 
-from .base import RelayBackbone, find_arch
+from .base import RelayBackbone, find_arch, find_blocks
 from .layers import (
     VIT_ARCHS,
     PatchEmbed,
@@ -101,13 +101,7 @@ class RelayViT(RelayBackbone):
         self.final_norm = final_norm
         self.with_cp = with_cp
 
-        if isinstance(out_indices, int):
-            out_indices = [out_indices]
-        self.out_indices = tuple(i % self.num_layers for i in out_indices
-                                 if -self.num_layers <= i < self.num_layers)
-        if len(self.out_indices) != len(out_indices):
-            raise ValueError(f'out_indices={list(out_indices)} names a layer '
-                             f'that is not among the {self.num_layers}.')
+        self.out_indices = find_blocks(out_indices, self.num_layers)
 
         self.patch_embed = PatchEmbed(
             **dict(

@@ -13,14 +13,9 @@ from typing import Any
 
 import rasterio
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn
+
+from relay_seg.bars import rated_bars
 
 from .manifest import file_record, fingerprint
 from .scenes import RawScene, write_scene
@@ -155,11 +150,8 @@ def _follow(parent: int) -> None:
 def progress(items: Iterable, total: int, title: str,
              console: Console) -> Iterator:
     """The items, with a bar that shows rate and time left."""
-    columns = (TextColumn('{task.description}'), BarColumn(),
-               MofNCompleteColumn(), TextColumn('{task.fields[rate]}'),
-               TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
     start = time.monotonic()
-    with Progress(*columns, console=console) as bars:
+    with rated_bars(MofNCompleteColumn(), console=console) as bars:
         bar = bars.add_task(title, total=total, rate='')
         for done, item in enumerate(items, 1):
             rate = done / (time.monotonic() - start)

@@ -99,15 +99,15 @@ class ProgressHook(Hook):
         self._tasks[name] = task = _Task(total, done, now, now)
         if self._bars is not None:
             task.bar = self._bars.add_task(
-                name, total=total, completed=done, pace='')
+                name, total=total, completed=done, rate='')
             self._bars.refresh()
 
     @master_only
     def _advance(self, runner: Runner, name: str, done: int) -> None:
         task, now = self._tasks[name], time.monotonic()
         if self._bars is not None:
-            pace = f'{task.pace(done, now):.3g}/s'
-            self._bars.update(task.bar, completed=done, pace=pace)
+            rate = f'{task.pace(done, now):.3g}/s'
+            self._bars.update(task.bar, completed=done, rate=rate)
             if now - self._drawn > PAUSE:
                 self._bars.refresh()
                 self._drawn = now
@@ -140,20 +140,13 @@ class ProgressHook(Hook):
 
     def _open(self, runner: Runner) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import MofNCompleteColumn
+
+        from relay_seg.bars import rated_bars
         # No refreshing thread: data workers are forked from this process,
         # perhaps while the thread holds the lock of the output.
-        bars = self._bars = Progress(
-            TextColumn('{task.description:5}'), BarColumn(),
-            MofNCompleteColumn(), TextColumn('{task.fields[pace]}'),
-            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn('left'),
+        bars = self._bars = rated_bars(
+            MofNCompleteColumn(), '{task.description:5}',
             console=Console(file=sys.stdout), auto_refresh=False,
             speed_estimate_period=600)
         shown = sys.stdout, sys.stderr

@@ -8,15 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskProgressColumn
 
+from relay_seg.bars import rated_bars
 from relay_seg.rasters.vector_files import PACKAGES
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 
@@ -127,11 +121,8 @@ def for_scene(settings: Settings, scene: Scene, count: int) -> Settings:
 def progress_bar(console: Console, scene: Scene, count: str,
                  quiet: bool = False) -> Iterator[Callable[[Done], None]]:
     """A bar with rate and time left, and what moves it."""
-    with Progress(
-            TextColumn('{task.description}'), BarColumn(),
-            TaskProgressColumn(), TextColumn('{task.fields[rate]}'),
-            TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(),
-            console=console, disable=quiet) as bars:
+    with rated_bars(TaskProgressColumn(), console=console,
+                    disable=quiet) as bars:
         task = bars.add_task(f'{scene.out.name} ({count})', total=None,
                              rate='')
         start = time.monotonic()

@@ -116,7 +116,7 @@ def test_any_meta_is_read(tmp_path, meta):
     torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
     assert load_weights(model, path)['meta'] == meta
     assert not is_training_state(CheckpointLoader.load_checkpoint(str(path)))
-    with pytest.raises(ValueError, match='model.pth does not hold the conf'):
+    with pytest.raises(ValueError, match='model.pth.*conf'):
         publish_checkpoint(str(path), tmp_path / 'out.pth')
     with pytest.raises(CheckpointError, match='model.pth does not fit'):
         load_weights(nn.Linear(3, 1), path)
@@ -140,8 +140,7 @@ def test_numbers_as_names(tmp_path, content):
 def test_file_that_holds_no_weights(tmp_path, content):
     path = tmp_path / 'model.pth'
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match='model.pth holds no weights.*'
-                       'tools/train.py'):
+    with pytest.raises(CheckpointError, match='model.pth.*tools/train.py'):
         load_weights(nn.Linear(2, 1), path)
 
 
@@ -165,8 +164,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, kind, name, value):
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     weights[name].view(-1)[1] = value
     (save_file if kind == 'safetensors' else torch.save)(weights, path)
-    with pytest.raises(CheckpointError, match=rf'{path.name} .* 1 of \d '
-                       rf'values of {name} .*earlier checkpoint'):
+    with pytest.raises(CheckpointError, match=f'{path.name}.*{name}.*earlier'):
         load_weights(model, path)
     assert all(v.isfinite().all() for v in model.state_dict().values())
 

@@ -220,8 +220,7 @@ def test_nothing_to_resume_starts_from_the_beginning(tmp_path):
 def test_only_damaged_files_are_an_error(stopped):
     for path in stopped.glob('*.pth'):
         cut(path)
-    with pytest.raises(CheckpointError, match='no checkpoint in .* tried '
-                       'epoch_3.pth, epoch_2.pth, epoch_1.pth'):
+    with pytest.raises(CheckpointError, match='epoch_3.pth, .*epoch_1.pth'):
         resumed_iter(stopped)
 
 

@@ -128,9 +128,9 @@ def test_counts_add_up_over_chunks_that_stay_small(monkeypatch):
 def test_ids_that_would_count_as_another_class_are_refused():
     label = torch.zeros(3, dtype=torch.uint8)
     for pred in ([0, 0, 2], [0, 0, -1]):
-        with pytest.raises(ValueError, match='prediction holds ids.*2 class'):
+        with pytest.raises(ValueError, match='prediction.*2 class'):
             confusion_matrix(torch.tensor(pred), label, 2)
-    with pytest.raises(ValueError, match='label holds ids from 0 to 7'):
+    with pytest.raises(ValueError, match='label.* 0 to 7'):
         confusion_matrix(torch.zeros(2), torch.tensor([0, 7]), 2)
     with pytest.raises(ValueError, match='differ in shape'):
         confusion_matrix(torch.zeros(2), label, 2)

@@ -6,6 +6,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import nn
 
+from relay_seg.backbones.kept_bias import FORGET
 from relay_seg.checkpoints import write_checkpoint
 from relay_seg.export import export_deepness, export_onnx
 from relay_seg.inference.model import model_config
@@ -71,8 +72,9 @@ MODELS_OF = {
         backbone=VIT | ONE_LAYER | dict(relay_place='bias'),
         context_reductions=(8, ), decode_head=LINEAR),
     'swin_place': dict(
-        backbone=SWIN | dict(relay_place='bias'), context_reductions=(8, ),
-        decode_head=LINEAR | dict(in_index=1)),
+        backbone=ONE_STAGE | dict(type='RelaySwinV2', relay_place='bias'),
+        context_reductions=(8, ),
+        decode_head=LINEAR | dict(stride=4, in_channels=6)),
     'linear': dict(
         backbone=VIT | ONE_LAYER | dict(num_views=3), context_factors=(2, 4),
         relative_bands=(2, ), decode_head=LINEAR),
@@ -138,14 +140,28 @@ def random_model():
     return build_random
 
 
+def forget_masks(model):
+    """As in a process that has done nothing yet."""
+    for module in model.modules():
+        if hasattr(module, '_kept'):
+            module._kept.clear()
+    for forget in FORGET:
+        forget()
+
+
 @pytest.fixture(scope='session')
 def exported(tmp_path_factory):
-    """``exported(name)``: a model and its file, written once."""
+    """``exported(name)``: a model and its file, written once.
+
+    As the first thing a process does: no mask or place is kept from before,
+    and none of the trace may be kept after.
+    """
     folder, done = tmp_path_factory.mktemp('exported'), {}
 
     def export(name):
         if name not in done:
             model, path = build_random(name), folder / f'{name}.onnx'
+            forget_masks(model)
             if name in ('plain', 'binary'):
                 export_deepness(model, path, resolution=50)
             else:

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-from relay_seg.export import export_deepness
+from relay_seg.export import OnnxModel, export_deepness
 
 THRESHOLD = 0.3
 
@@ -88,11 +88,16 @@ def test_resolution_from_the_data_set(exported, tmp_path, monkeypatch):
     assert Plugin(path).meta['resolution'] == pytest.approx(20)
 
 
-def test_refuses_what_the_plugin_cannot_run(exported, tmp_path):
+def test_refuses_what_the_plugin_cannot_run(random_model, tmp_path):
     path = tmp_path / 'model.onnx'
     with pytest.raises(ValueError, match='one view.*plain config'):
-        export_deepness(exported('vit')[0], path, resolution=50)
+        export_deepness(random_model('linear'), path, resolution=50)
     with pytest.raises(ValueError, match='square'):
-        export_deepness(exported('plain')[0], path, resolution=50,
+        export_deepness(random_model('plain'), path, resolution=50,
                         window=(32, 64))
     assert not list(tmp_path.iterdir())
+
+
+def test_prediction_refuses_a_file_for_deepness(exported):
+    with pytest.raises(ValueError, match='without --deepness'):
+        OnnxModel(exported('plain')[1])

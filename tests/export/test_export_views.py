@@ -11,7 +11,6 @@ import pytest
 import rasterio
 import torch
 
-from relay_seg.backbones.kept_bias import FORGET
 from relay_seg.backbones.layers import ShiftWindowMSA
 from relay_seg.export import (
     OnnxModel,
@@ -86,17 +85,10 @@ def test_inputs_outputs_and_version(exported, name):
     assert isinstance(batch, str) and rest == [3, 32, 32]
 
 
-@pytest.mark.parametrize('name', ['swin', 'place', 'swin_place', 'timm'])
-def test_exports_as_the_first_thing_a_process_does(
-        random_model, name, tmp_path):
-    """No mask or place is kept from before, and none of the trace after."""
-    model = random_model(name)
-    for module in model.modules():
-        if hasattr(module, '_kept'):
-            module._kept.clear()
-    for forget in FORGET:
-        forget()
-    export_onnx(model, tmp_path / 'model.onnx')
+@pytest.mark.parametrize('name', ['swin', 'place'])
+def test_exports_after_a_prediction(random_model, name, tmp_path):
+    """With the masks and places that it kept."""
+    export_onnx(random_model(name), tmp_path / 'model.onnx')
 
 
 @EACH
@@ -184,11 +176,6 @@ def test_refuses_what_is_no_export(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises((OSError, ValueError), match=message):
         OnnxModel(path)
-
-
-def test_refuses_a_file_for_deepness(exported):
-    with pytest.raises(ValueError, match='without --deepness'):
-        OnnxModel(exported('plain')[1])
 
 
 def test_refuses_another_window_or_device(exported):

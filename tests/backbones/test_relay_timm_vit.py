@@ -1,4 +1,4 @@
-"""What only RelayTimmViT has; tests/test_backbones.py asks the rest."""
+"""What only RelayTimmViT has; test_backbone_*.py ask the rest."""
 import subprocess
 import sys
 from functools import partial

@@ -14,7 +14,7 @@ from mmseg.structures import SegDataSample
 
 from relay_seg.structures import label_field
 
-PAGE = Path(__file__).parents[1] / 'docs/add_a_backbone.md'
+PAGE = Path(__file__).parents[2] / 'docs/add_a_backbone.md'
 ARCH = 'vit_small_patch14_reg4_dinov2'
 
 

@@ -28,7 +28,7 @@ from test_tools import call, log_lines
 
 from relay_seg.structures import label_field
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # As tests/converting does: converters are scripts.
 for folder in ('data_prep', 'tests/converting'):
     sys.path.insert(0, str(ROOT / folder))

@@ -1,4 +1,4 @@
-"""What is the Mix Transformer's own; the rest is in test_backbones.py."""
+"""What is the Mix Transformer's own; the rest is in test_backbone_*.py."""
 import math
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from relay_seg.backbones import RelayMiT
 from relay_seg.backbones.mix_block import mix_block
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 B0 = dict(embed_dims=8, num_heads=[1, 2, 5, 8])  # thin, all else as b0
 SIZES = {0: 3.4, 1: 13.1, 2: 24.2, 3: 44.0, 4: 60.8, 5: 81.4}
 

@@ -191,7 +191,7 @@ def test_ids_that_are_no_bytes_are_named(dtype, value):
 
 
 def test_negative_ids_are_named():
-    with pytest.raises(ValueError, match='odd.tif holds ids from -1 to 3'):
+    with pytest.raises(ValueError, match='odd.tif.*-1 to 3'):
         map_labels(np.array([[-1, 3]], np.int16),
                    label_lookup(5, None, False), 'odd.tif')
 
@@ -208,8 +208,7 @@ def test_ids_that_are_no_integers_are_refused(value):
     (False, 5), (False, 254), (True, 6)])
 def test_unknown_ids_are_named(reduce_zero_label, unknown):
     lookup = label_lookup(5, None, reduce_zero_label)
-    with pytest.raises(ValueError, match=rf'odd.tif holds ids \[{unknown}\].*'
-                       'mend the label, or the classes'):
+    with pytest.raises(ValueError, match=rf'odd.tif.*\[{unknown}\].*mend'):
         map_labels(np.array([[0, 1, unknown, 255]], np.uint8), lookup,
                    'odd.tif')
 
@@ -223,53 +222,45 @@ def test_an_empty_label_is_no_error():
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='img_dir/train is no folder.*'
-                       'data_root and data_prefix'):
+    with pytest.raises(FileNotFoundError, match='img_dir/train.*data_root'):
         build(tmp_path)
 
 
 def test_an_empty_split_is_named(scenes):
     (scenes / 'img_dir/none').mkdir()
-    with pytest.raises(ValueError, match=r'img_dir/none names no scene '
-                       r'\*.tif; check the split and img_suffix'):
+    with pytest.raises(ValueError, match='img_dir/none.*img_suffix'):
         build(scenes, 'none')
-    with pytest.raises(ValueError, match=r'img_dir/train names no scene '
-                       r'\*.png'):
+    with pytest.raises(ValueError, match=r'img_dir/train.*\*.png'):
         build(scenes, img_suffix='.png')
 
 
 def test_an_empty_list_is_named(scenes):
     (scenes / 'split.txt').write_text('')
-    with pytest.raises(ValueError, match='split.txt names no scene'):
+    with pytest.raises(ValueError, match='split.txt'):
         build(scenes, ann_file='split.txt')
 
 
 def test_a_listed_scene_that_is_missing_is_named(scenes):
     (scenes / 'split.txt').write_text('b\nlost\n')
-    with pytest.raises(FileNotFoundError, match='img_dir/train/lost.tif '
-                       'does not exist; check data_root'):
+    with pytest.raises(FileNotFoundError, match='train/lost.tif.*data_root'):
         build(scenes, ann_file='split.txt')
 
 
 def test_an_image_without_label_is_named(scenes):
     (scenes / 'ann_dir/train/b.tif').unlink()
-    with pytest.raises(FileNotFoundError, match='img_dir/train/b.tif has no '
-                       'label: .*ann_dir/train/b.tif does not exist; add it'):
+    with pytest.raises(FileNotFoundError, match='ann_dir/train/b.tif.*add it'):
         build(scenes)
 
 
 def test_a_label_of_another_size_is_named(scenes, write_raster):
     write_raster(scenes / 'ann_dir/train/b.tif', np.zeros((150, 171), 'u1'))
-    with pytest.raises(ValueError, match='ann_dir/train/b.tif has 150 x 171 '
-                       'pixels but .*img_dir/train/b.tif has 150 x 170.*'
-                       'alike'):
+    with pytest.raises(ValueError, match='b.tif.*150 x 171.*150 x 170'):
         build(scenes)
 
 
 def test_a_label_in_colours_is_named(scenes, write_raster):
     write_raster(scenes / 'ann_dir/train/a.tif', np.zeros((3, *SHAPE), 'u1'))
-    with pytest.raises(ValueError, match='ann_dir/train/a.tif has 3 bands; a '
-                       'label has one.*Convert colours'):
+    with pytest.raises(ValueError, match='a.tif.*3 bands.*Convert'):
         build(scenes)
 
 
@@ -277,8 +268,7 @@ def test_a_label_in_colours_is_named(scenes, write_raster):
 @pytest.mark.parametrize('content', [b'', b'not an image'])
 def test_a_file_that_is_no_image_is_named(scenes, folder, content):
     (scenes / folder / 'train/b.tif').write_bytes(content)
-    with pytest.raises(ValueError, match=f'{folder}/train/b.tif cannot be '
-                       'read.*damaged.*Replace it'):
+    with pytest.raises(ValueError, match=f'{folder}/train/b.tif.*Replace it'):
         build(scenes)
 
 
@@ -287,6 +277,5 @@ def test_a_class_that_is_unknown_is_named_when_it_is_read(scenes, make_scene):
     make_scene(scenes, 'odd', 'a', label=label)
     for pipeline in (TRAIN, TEST):
         data = build(scenes, 'odd', pipeline=pipeline)
-        with pytest.raises(ValueError, match=r'ann_dir/odd/a.tif holds ids '
-                           r'\[5\].*\[0, 1, 2, 3, 4, 255\]'):
+        with pytest.raises(ValueError, match=r'a.tif.*\[5\].*4, 255'):
             data[0]
