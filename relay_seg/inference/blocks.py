@@ -19,7 +19,7 @@ from relay_seg.rasters.writing import RowWriter
 from relay_seg.views import Window
 
 from .plan import Block
-from .writing import Form, build_overviews
+from .writing import Form, complete
 
 STATE = 'state.json'
 #: Whose file says that a block is finished: it comes last.
@@ -142,7 +142,6 @@ class BlockWriter:
         top, left, height, width, _ = block.region
         grid = Grid(height, width, files.grid.crs,
                     files.grid.transform @ Affine.translation(left, top))
-        self._grid = grid
         self._writers: dict[str, RowWriter] = {}
         self._stack = ExitStack()
         try:
@@ -178,8 +177,7 @@ class BlockWriter:
             for kind, writer in self._writers.items():
                 writer.close()
                 if self._overviews:
-                    build_overviews(writer.path, self._grid,
-                                    self._files.forms[kind].resampling)
+                    complete(writer.path, self._files.forms[kind])
 
     def abandon(self) -> None:
         """Leave nothing behind."""

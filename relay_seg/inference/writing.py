@@ -1,8 +1,9 @@
 """Predictions as GeoTIFFs that GIS opens without a further step."""
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.rasters import MARK, Grid, Mosaic, copy_points, open_raster
+from relay_seg.rasters import MARK, Mosaic, copy_points, open_raster
 from relay_seg.rasters.files import naming
 from relay_seg.rasters.writing import (
     TILE,
@@ -50,23 +51,24 @@ class Form:
 
     Args:
         profile: Type, bands and the like.
-        decorate: Gives the raster names and colours.
+        decorate: Gives the raster names.
         resampling: How overviews are made.
+        colours: Of ids, (R, G, B, A).
     """
     profile: Mapping
     decorate: Callable[[rasterio.io.DatasetWriter], None]
     resampling: Resampling
+    colours: Mapping[int, tuple] | None = None
 
 
 def class_ids(classes: Classes) -> Form:
     """Class ids with a colour table, and overviews by mode."""
 
     def decorate(raster: rasterio.io.DatasetWriter) -> None:
-        raster.write_colormap(1, colour_table(classes.palette, (0, 0, 0, 0)))
         raster.set_band_description(1, 'class')
 
     return Form(dict(count=1, dtype='uint8', nodata=IGNORE), decorate,
-                Resampling.mode)
+                Resampling.mode, colour_table(classes.palette, (0, 0, 0, 0)))
 
 
 def probabilities(classes: Classes, kind: str) -> Form:
@@ -105,34 +107,34 @@ class Statistics:
     """
 
     def __init__(self, count: int, nodata: float) -> None:
-        self._nodata, self._pixels = nodata, 0
-        self._low, self._high = np.full(count, np.inf), np.full(count, -np.inf)
-        self._valid, self._sum, self._squares = np.zeros((3, count))
+        self._nodata = nodata
+        #: How often each value was there; values are few: bytes, or floats
+        #: of 16 bits.
+        self._counts: list[Counter] = [Counter() for _ in range(count)]
 
-    def add(self, rows: np.ndarray) -> None:
-        """Count rows (C, H, W); one at a time, which takes no memory."""
-        for row in rows.swapaxes(0, 1):
-            there = ~np.isnan(row) if np.isnan(self._nodata) else (
-                row != self._nodata)
-            values = np.where(there, row, 0).astype(np.float64)
-            self._pixels += row.shape[1]
-            self._valid += there.sum(1)
-            self._sum += values.sum(1)
-            self._squares += (values**2).sum(1)
-            self._low = values.min(
-                1, initial=np.inf, where=there).clip(max=self._low)
-            self._high = values.max(
-                1, initial=-np.inf, where=there).clip(min=self._high)
+    def add(self, pixels: np.ndarray) -> None:
+        """Count pixels (C, H, W)."""
+        for counts, band in zip(self._counts, pixels):
+            kind = np.uint8 if band.dtype == np.uint8 else np.float16
+            bits = np.ascontiguousarray(band, kind).view(f'u{kind().nbytes}')
+            found = np.bincount(bits.ravel(), minlength=1)
+            for value in np.flatnonzero(found):
+                key = np.asarray(value, bits.dtype).view(kind).item()
+                counts[key] += int(found[value])
 
     def of_band(self, band: int) -> dict[str, str]:
         """As GDAL names them; nothing of a band without data."""
-        i = band - 1
-        if not (valid := self._valid[i]):
+        counts = self._counts[band - 1]
+        there = {value: count for value, count in counts.items()
+                 if value == value and value != self._nodata}
+        if not (valid := sum(there.values())):
             return {}
-        mean = self._sum[i] / valid
-        spread = max(self._squares[i] / valid - mean**2, 0.)**0.5
-        found = dict(MINIMUM=self._low[i], MAXIMUM=self._high[i], MEAN=mean,
-                     STDDEV=spread, VALID_PERCENT=100 * valid / self._pixels)
+        mean = fsum(v * n for v, n in there.items()) / valid
+        spread = fsum((v - mean)**2 * n for v, n in there.items()) / valid
+        found = dict(
+            MINIMUM=min(there), MAXIMUM=max(there), MEAN=mean,
+            STDDEV=spread**0.5,
+            VALID_PERCENT=100 * valid / sum(counts.values()))
         return {f'STATISTICS_{name}': f'{value:.14g}'
                 for name, value in found.items()}
 
@@ -199,7 +201,6 @@ class Growing:
             OSError: It is not.
         """
         self.advance(self._grid.height)
-        resampling = self._form.resampling
         with (naming(self.path),
               rasterio.Env(GDAL_NUM_THREADS=self._threads)):
             # To a COG, GDAL copies those of a domain or of bands, not both.
@@ -207,15 +208,14 @@ class Growing:
                 self._writer.raster.update_tags(
                     band, **self._statistics.of_band(band))
             self._writer.close()
+            complete(self._flat, self._form)
             if self._cog:
                 rasterio.shutil.copy(
                     self._flat, self.path, driver='COG', compress='deflate',
                     predictor='YES' if 'predictor' in self._form.profile
                     else 'NO', blocksize=str(TILE), bigtiff='IF_SAFER',
-                    SRC_MDD=MARK, overview_resampling=resampling.name)
+                    SRC_MDD=MARK, overviews='FORCE_USE_EXISTING')
                 self._flat.unlink()
-            else:
-                build_overviews(self.path, self._grid, resampling)
             read_back(self.path, self._writer.crc)
 
     def close(self) -> None:
@@ -224,14 +224,20 @@ class Growing:
             self._writer.raster.close()
 
 
-def build_overviews(path: Path, grid: Grid, how: Resampling) -> None:
-    """A half, a quarter and so on, until one tile holds everything."""
+def complete(path: Path, form: Form) -> None:
+    """Overviews until one tile holds everything, then colours.
+
+    With colours before, GDAL holds the whole raster in memory for overviews.
+    """
     factors: list[int] = []
-    while max(grid.height, grid.width) > TILE * 2**len(factors):
-        factors.append(2 * 2**len(factors))
-    if factors:
+    with rasterio.open(path, 'r+') as raster:
+        while max(raster.shape) > TILE * 2**len(factors):
+            factors.append(2 * 2**len(factors))
+        if factors:
+            raster.build_overviews(factors, form.resampling)
+    if form.colours:
         with rasterio.open(path, 'r+') as raster:
-            raster.build_overviews(factors, how)
+            raster.write_colormap(1, form.colours)
 
 
 def sidecar(path: Path) -> Path:

@@ -2,6 +2,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -106,12 +107,18 @@ def test_processes_that_die_and_a_machine_that_comes_late(
         while not done.wait(0.3):
             here = {int(path.name.split()[0]) for path in facts.iterdir()}
             if here and late is None:
-                late = cluster.add_node(  # which takes its time
-                    wait=False, num_cpus=1, object_store_memory=80_000_000)
+                late = subprocess.Popen(
+                    [Path(sys.executable).with_name('ray'), 'start',
+                     '--block', '--address', cluster.address, '--num-cpus=1',
+                     '--object-store-memory=80000000'],
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             if here - killed and len(killed) < len(nodes(facts)):
                 unlucky = rng.choice(sorted(here - killed))
                 killed.add(unlucky)
                 os.kill(unlucky, signal.SIGKILL)
+        if late:
+            late.terminate()
+            late.wait()
 
     other = threading.Thread(target=disturb)
     other.start()
