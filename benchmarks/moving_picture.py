@@ -56,7 +56,7 @@ def main() -> None:
         stack([Image.fromarray(frame), key])
         for frame in frames(scene, colour_label(ids, classes.colours)))
     first.save(
-        args.out, save_all=True, append_images=others, loop=0, quality=70,
+        args.out, save_all=True, append_images=others, loop=0, quality=90,
         minimize_size=True,
         duration=[STILL, *[STEP] * (len(others) - 1), STILL])
 
