@@ -33,9 +33,9 @@ def test_the_map_of_the_readme_scores_what_the_card_says(tmp_path):
     (tmp_path / 'sample').mkdir()  # a folder of the name is not in the way
     command = next(c.words for c in commands_of(ROOT / 'README.md')
                    if 'sample' in c.words)
-    assert command[:2] == ('python', 'tools/predict.py')
+    assert command[0] == 'relay-seg'
     done = subprocess.run(
-        [sys.executable, ROOT / command[1], *command[2:]], cwd=tmp_path,
+        [sys.executable, '-m', 'relay_seg', *command[1:]], cwd=tmp_path,
         text=True, capture_output=True, env=os.environ | dict(
             PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stderr
