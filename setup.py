@@ -64,6 +64,7 @@ setup(
     packages=find_packages(include=['relay_seg', 'relay_seg.*']),
     package_data={
         'relay_seg': ['py.typed'],
+        'relay_seg.sample_model': ['*.json', '*.md', '*.safetensors'],
         'relay_seg.viewing': ['page/*', 'page/leaflet/*']
     },
     entry_points=dict(console_scripts=['relay-seg = relay_seg.cli:main']),

@@ -57,6 +57,18 @@ def stack(rows: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
+def legend(names: Sequence[str], palette: Sequence[Sequence[int]],
+           width: int) -> Image.Image:
+    """Colours of classes and their names, in one row."""
+    canvas = Image.new('RGB', (width, MARGIN), 'white')
+    draw = ImageDraw.Draw(canvas)
+    for i, (name, colour) in enumerate(zip(names, palette)):
+        x = 2 + i * width // len(names)
+        draw.rectangle((x, 4, x + 20, 14), fill=tuple(colour))
+        draw.text((x + 26, 3), name, fill='black')
+    return canvas
+
+
 def shown_bands(raster: rasterio.DatasetReader,
                 bands: Sequence[int] | None) -> list[int]:
     """Bands of a file to draw: red, green and blue, or one in grey.

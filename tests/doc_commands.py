@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
     *sorted((ROOT / 'docs').rglob('*.md')),
-    *sorted((ROOT / 'data_prep').rglob('*.md'))
+    *sorted((ROOT / 'data_prep').rglob('*.md')),
+    ROOT / 'relay_seg/sample_model/README.md'
 ]
 FENCE = re.compile(r'^( *)```(\w*)\n(.*?)^\1```', re.M | re.S)
 #: Code between backticks that is a whole command.

@@ -189,7 +189,7 @@ def test_quick_start_step_by_step(tmp_path):
             'train_cfg.max_iters=2', 'train_cfg.val_interval=9',
             'default_hooks.checkpoint.interval=2', 'randomness.seed=1']
     for words in steps:
-        words = [word.replace('iter_300', 'iter_2') for word in words]
+        words = [word.replace('iter_500', 'iter_2') for word in words]
         subprocess.run(
             [sys.executable, *words[1:], *less], cwd=tmp_path, check=True,
             capture_output=True, timeout=300, env=os.environ | dict(

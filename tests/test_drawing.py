@@ -12,7 +12,7 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 
 from relay_seg.class_ids import IGNORE, spread_colours
-from relay_seg.drawing import MARGIN, as_rgb, thumbnail
+from relay_seg.drawing import MARGIN, as_rgb, legend, thumbnail
 from relay_seg.hooks import WritePredictions
 from relay_seg.inference.model import classes_of
 from relay_seg.transforms import ReadScene
@@ -97,3 +97,12 @@ def test_no_data_is_black_and_stretches_nothing(write_raster, tmp_path):
     assert (shown[:10] == 0).all()
     assert shown[10:].max() == 255 and shown[10].min() < 10
     assert (as_rgb(np.full((3, 4, 4), np.nan, np.float32)) == 0).all()
+
+
+def test_legend_shows_each_colour_before_its_name():
+    palette = [[200, 10, 10], [10, 200, 10]]
+    drawn = np.asarray(legend(['house', 'tree'], palette, 300))
+    for colour, half in zip(palette, (drawn[:, :150], drawn[:, 150:])):
+        rows, columns = np.nonzero((half == colour).all(-1))
+        assert len(rows) > 100 and columns.max() < 30
+        assert (half[:, 30:] < 60).all(-1).any(), 'no name'

@@ -70,7 +70,7 @@ def test_issue_templates_have_what_a_forge_asks_for(path):
 # A module imports from those above its own, and from its own line.
 LAYERS = (
     '_host views relay precision structures positions processes '
-    'init_cfg class_ids schedules bars',
+    'init_cfg class_ids schedules bars sample_model',
     'backbones heads losses data_preprocessor',
     'segmentors',
     'rasters drawing',

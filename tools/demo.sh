@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv, train and test RT-SwinV2 and its plain twin on real aerial
+# Set up .venv, train and test RT-SegFormer and its plain twin on real aerial
 # scenes, print a table and draw work_dirs/demo/overview.png:
 #   tools/demo.sh
 set -euo pipefail

@@ -1,5 +1,6 @@
 """Predict rasters of any size: GeoTIFFs of classes, and more on request.
 
+    %(prog)s sample INPUT... -o OUT
     %(prog)s CONFIG CHECKPOINT INPUT... -o OUT
     %(prog)s --onnx MODEL.onnx INPUT... -o OUT
 """
@@ -19,7 +20,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('inputs', nargs='+', metavar='INPUT',
-        help='config file and checkpoint (not with --onnx), then inputs: '
+        help='config file and checkpoint, or the word sample for the small '
+        'model that comes with relay_seg (neither with --onnx), then inputs: '
         'raster (file, address such as https:// or s3://, STAC item), '
         'aligned rasters as a.tif+b.tif, folder, pattern, or text file '
         '(.txt) with one of these in each line')
@@ -150,6 +152,9 @@ def main() -> int:
         predict_scenes,
     )
     from relay_seg.inference.command import refuse_all
+    from relay_seg.sample_model import sample_model
+    if args.inputs[0] == 'sample' and not args.onnx:  # a config has a suffix
+        args.inputs[:1] = map(str, sample_model())
     try:
         names = Settings.__dataclass_fields__.keys()
         settings = Settings(**{
@@ -157,8 +162,8 @@ def main() -> int:
             for k, v in vars(args).items() if k in names - {'window'}})
         inputs = args.inputs if args.onnx else args.inputs[2:]
         if not inputs:
-            raise ValueError('give a config, a checkpoint and inputs, or '
-                             '--onnx and inputs.')
+            raise ValueError('give a config and a checkpoint, or sample, and '
+                             'inputs; or --onnx and inputs.')
         if sum(map(bool, (args.part, args.join, args.ray,
                           args.launcher != 'none'))) > 1:
             raise ValueError('--part, --join, --ray and --launcher exclude '
