@@ -17,6 +17,7 @@ COMMANDS = {
     'train': ('tools/train.py', 'train a model'),
     'test': ('tools/test.py', 'test a model'),
     'predict': ('tools/predict.py', 'predict rasters of any size'),
+    'score': ('tools/score.py', 'score a prediction of any size'),
     'view': ('tools/view.py', 'look at a prediction in the browser'),
     'export': ('tools/export.py', 'export a model to ONNX'),
     'describe': ('tools/describe.py', 'parameters and costs of models'),
