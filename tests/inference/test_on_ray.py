@@ -96,6 +96,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_processes_that_die_and_a_machine_that_comes_late(
         cluster, scenes, whole, tmp_path):
     facts = tmp_path / 'facts'
@@ -139,6 +140,7 @@ def test_processes_that_die_and_a_machine_that_comes_late(
         address=cluster.address) == 0
 
 
+@pytest.mark.slow
 def test_errors_name_scene_and_block(cluster, noise, scene_file, tmp_path,
                                      capsys):
     (tmp_path / 'in').mkdir()
