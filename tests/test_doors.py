@@ -330,11 +330,11 @@ def big_and_turned(folder):
 
 
 def pages(folder):
-    """As of a pathology scanner: levels, and none says what it is."""
+    """Several pictures in one file."""
     path = folder / 'a.tif'
-    levels = [Image.fromarray(values(1, np.uint8)[0]).resize(size)
-              for size in ((60, 40), (30, 20), (15, 10))]
-    levels[0].save(path, save_all=True, append_images=levels[1:])
+    first, *others = [Image.fromarray(values(1, np.uint8)[0]).resize(size)
+                      for size in ((60, 40), (60, 40), (50, 40))]
+    first.save(path, save_all=True, append_images=others)
     return path, '3 pages.*gdal_translate GTIFF_DIR:1:'
 
 

@@ -400,7 +400,10 @@ EXPERIMENTS = {
         'mIoU against the work of the training and against the work of a '
         'test, a curve for each kind of model: 400 to 1600 iterations.',
         (SHOWN, ), pareto(),
-        lambda name: f'{family_of(name)} plain, 4 x'),
+        lambda name: f'{family_of(name)} plain, 4 x',
+        {variant.name: f'{family_of(variant.name)} plain, 8 x'
+         for variant in pareto() if variant.name.endswith(', 4 x')
+         and ' plain, 4 x' not in variant.name}),
     'graded': PuzzleExperiment(
         'Graded puzzles',
         'Scenes that are made up. A window is striped along or across, which '

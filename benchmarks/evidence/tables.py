@@ -64,6 +64,7 @@ def real_table(name: str, runs: list[dict]) -> str:
     groups = by(runs, 'variant')
     tasks = list(by(runs, 'task'))
     rows = []
+    tested = all('pixel_flops' in run for run in runs)
     for variant, own in groups.items():
         base = experiment.baseline(variant)
         cells = []
@@ -82,13 +83,16 @@ def real_table(name: str, runs: list[dict]) -> str:
             variant, *cells,
             f'{min(r["train_seconds"] for r in own):.0f}',
             f'{own[0]["train_flops"] / 1e12:.1f}',
+            *([f'{own[0]["pixel_flops"] / 1e6:.2f}'] if tested else []),
             f'{own[0]["parameters"] / 1e6:.2f}'])
     text = table(
         ['model', *(head for task in tasks for head in (
             f'{task}: mIoU', f'against {baselines(name, groups)}')),
          *(['all tasks'] if len(tasks) > 1 else []),
          *(['against plain, as much work'] if experiment.as_much_work else []),
-         'fastest training, s', 'TFLOP', 'M parameters'], rows)
+         'fastest training, s', 'TFLOP',
+         *(['MFLOP of a test for a pixel'] if tested else []),
+         'M parameters'], rows)
     return text + slides_table(groups) + classes_table(name, groups)
 
 

@@ -14,7 +14,7 @@ MEASURE = """
 import json, resource, sys
 import torch
 import relay_seg.registered
-from conftest import CheapEncoderDecoder
+from cheap_model import CheapEncoderDecoder
 from mmengine.registry import init_default_scope
 from relay_seg.inference import predict_raster
 from relay_seg.inference.memory import needed
@@ -53,7 +53,7 @@ def test_memory_is_what_is_said(tmp_path, scene_file, probabilities):
         blockysize=256, compress='deflate', zlevel=1)
     done = subprocess.run(
         [sys.executable, '-c', MEASURE, str(scene), probabilities],
-        cwd=Path(__file__).parent, capture_output=True, text=True)
+        cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert not done.returncode, done.stderr
     taken, wanted = json.loads(done.stdout.splitlines()[-1])
     assert taken == pytest.approx(wanted, rel=0.2)

@@ -35,7 +35,7 @@ def build(facts):
 
     import relay_seg.registered  # noqa: F401
     init_default_scope('mmseg')
-    from conftest import CheapEncoderDecoder
+    from cheap_model import CheapEncoderDecoder
     model = CheapEncoderDecoder(test_cfg=dict(
         mode='slide', crop_size=(16, 16), stride=(8, 8), blend='gaussian',
         batch_size=3))
@@ -59,9 +59,8 @@ def build(facts):
 def cluster(tmp_path_factory):
     """A machine with one CPU."""
     before = os.environ.copy()
-    here = Path(__file__).parent
     os.environ['PYTHONPATH'] = os.pathsep.join(
-        [str(here), str(here.parents[1]), *sys.path])
+        [str(Path(__file__).parents[2]), *sys.path])
     os.environ['RAY_AUTH_MODE'] = 'disabled'
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     cluster = Cluster(initialize_head=True, head_node_args=dict(
