@@ -104,11 +104,14 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 def part_of(text: str) -> tuple[int, int]:
     """Number of a part, from 1, and of how many."""
-    number, _, count = text.partition('/')
-    found = int(number), int(count)
-    if not 1 <= found[0] <= found[1]:
-        raise ValueError
-    return found
+    try:
+        number, count = map(int, text.split('/'))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no part; give one such as 1/8 to 8/8.')
+    return number, count
 
 
 def find_model(args: argparse.Namespace,
@@ -195,7 +198,7 @@ def main() -> int:
         print('Interrupted; the same command goes on from here.',
               file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:  # of the scores
+    except (ValueError, OSError, ImportError) as error:  # scores, Ray
         print(error, file=sys.stderr)
         return 1
     return code

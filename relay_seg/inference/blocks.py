@@ -112,6 +112,12 @@ class BlockFiles:
             place = path.name.partition('_')[2]
             (self.folder / f'{CLASSES}_{place}').unlink(missing_ok=True)
 
+    def leave(self) -> None:
+        """Remove what a process that came late made of a whole output."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if {path.name for path in self.root.glob('*')} <= {self.lock.name}:
+            shutil.rmtree(self.root, ignore_errors=True)
+
     def remove(self, others: bool = False) -> None:
         """Nothing is left when the output is whole.
 

@@ -174,6 +174,8 @@ class Job:
                 if report := self._join(outputs):
                     return report
         if self.is_done():
+            if self.settings.output_format != 'vrt':
+                self.files.leave()
             return Report(self.out, kept=True)
         return Report(self.out, seconds=self.timer.seconds, missing=len(
             self.files.missing(self.plan.blocks)))

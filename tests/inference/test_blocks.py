@@ -243,6 +243,16 @@ def test_two_that_do_the_same(cheap, scene, tmp_path):
         process.join(60)
     assert [process.exitcode for process in twins] == [0, 0, 0]
     assert files(out.parent) == files(tmp_path / 'one')
+    assert not root_of(out).exists()
+
+
+def test_who_comes_late_leaves_nothing(cheap, scene, out):
+    """Its part begins before the output is there, and ends after it."""
+    late = Job(cheap(), [scene], out, Settings(block=(40, 40)))
+    predict_raster(cheap(), scene, out, block=(40, 40))
+    late.begin(late.plan.blocks)
+    assert late.join().kept
+    assert not root_of(out).exists()
 
 
 def test_parts_that_are_killed_and_run_again(cheap, scene, tmp_path):

@@ -745,6 +745,12 @@ def test_scores_and_an_item_beside_the_output(
     assert 'tools/score.py' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('part', ['0/3', '4/3', 'a', '1/2/3', '-1/2'])
+def test_what_is_no_part(capsys, part):
+    assert call('a.py', 'b.pth', 'c.tif', '-o', 'd.tif', f'--part={part}') == 2
+    assert '1/8' in capsys.readouterr().err
+
+
 def test_bad_command_lines_exit_with_2(tmp_path, checkpoint, capsys):
     assert call(CONFIG, checkpoint, tmp_path / '*.tif', '-o', tmp_path) == 2
     assert 'fits no file' in capsys.readouterr().err
