@@ -210,6 +210,16 @@ class Job:
             progress: Called after each batch.
             growing: Outputs that grow with the blocks.
         """
+        try:
+            self._compute(blocks, progress, growing)
+        except OSError:  # the folder goes when others have put all together
+            if not self.is_done():
+                raise
+        self.check_inputs()
+
+    def _compute(self, blocks: Sequence[Block],
+                 progress: Callable[[Progress], None],
+                 growing: Outputs | None) -> None:
         advance = counting(self.source.name, self.plan,
                            sum(map(len, blocks)), progress)
         forward = Forward(
@@ -244,7 +254,6 @@ class Job:
                     writing.popleft().result()
             while writing:
                 writing.popleft().result()
-        self.check_inputs()
 
     def _decide(self, logits: Tensor) -> tuple[
             Tensor, dict[str, Tensor], Callable[[], None]]:

@@ -246,6 +246,24 @@ def test_two_that_do_the_same(cheap, scene, tmp_path):
     assert not root_of(out).exists()
 
 
+def test_a_block_that_others_put_together_meanwhile(
+        cheap, scene, out, monkeypatch):
+    """Its folder goes while it is written: it is not needed any more."""
+    late = Job(cheap(), [scene], out, Settings(block=(40, 40)))
+    todo = late.begin(late.plan.blocks)
+    finish = BlockWriter.finish
+
+    def slowly(writer, damage):
+        monkeypatch.undo()
+        predict_raster(cheap(), scene, out, block=(40, 40))
+        finish(writer, damage)
+
+    monkeypatch.setattr(BlockWriter, 'finish', slowly)
+    late.compute(todo, lambda progress: None)
+    assert late.join().kept
+    assert not root_of(out).exists()
+
+
 def test_who_comes_late_leaves_nothing(cheap, scene, out):
     """Its part begins before the output is there, and ends after it."""
     late = Job(cheap(), [scene], out, Settings(block=(40, 40)))
