@@ -85,6 +85,7 @@ def logged(work):
     return lines
 
 
+@pytest.mark.slow
 def test_restarts_go_on_from_the_last_checkpoint(module_scenes, tmp_path):
     """An exception, then a kill, then to the end: checkpoints are written
     at 2, 4, 6 and 8."""
@@ -116,6 +117,7 @@ def test_a_killed_process_ends_all(module_scenes, tmp_path):
     assert len(re.findall(r'Process \d failed:', said)) <= 1
 
 
+@pytest.mark.slow
 def test_processes_skip_a_bad_step_together(module_scenes, tmp_path):
     """With all that could keep them apart: accumulation, activation
     checkpointing, weights averaged over time."""
@@ -177,6 +179,7 @@ def slurm(tmp_path):
     return f'{folder}:{environment()["PATH"]}'
 
 
+@pytest.mark.slow
 def test_slurm_starts_processes_that_find_each_other(
         module_scenes, tmp_path, slurm):
     env = environment() | dict(

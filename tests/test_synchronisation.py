@@ -342,8 +342,10 @@ def dynamo():
 
 
 @pytest.mark.parametrize('name, precision', [
-    ('rt_vit_s', 'fp32'), ('rt_swin2_t', 'fp32'), ('rt_swin2_t', 'bf16'),
-    ('swin2_t', 'fp32')])
+    ('rt_vit_s', 'fp32'), *(
+        pytest.param(*each, marks=pytest.mark.slow) for each in (
+            ('rt_swin2_t', 'fp32'), ('rt_swin2_t', 'bf16'),
+            ('swin2_t', 'fp32')))])
 def test_a_compiled_step_is_one_graph(dynamo, name, precision):
     """From views to losses, for all batches; a second one adds them up."""
     model, wrapper, _ = training(name, 'cpu', precision)
@@ -365,6 +367,7 @@ def test_a_compiled_step_is_one_graph(dynamo, name, precision):
     assert len(graphs) == 2 and min(graphs) < 20 < 500 < max(graphs)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_is_the_same_step(dynamo):
     before, wrapper, batch = training('rt_vit_s', 'cpu', **{
         'model.backbone.arch.num_layers': 4,

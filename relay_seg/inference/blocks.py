@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import rasterio
@@ -114,7 +115,7 @@ class BlockFiles:
 
     def leave(self) -> None:
         """Remove what a process that came late made of a whole output."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _discard(self.folder)
         if {path.name for path in self.root.glob('*')} <= {self.lock.name}:
             shutil.rmtree(self.root, ignore_errors=True)
 
@@ -124,12 +125,11 @@ class BlockFiles:
         Args:
             others: Only blocks of other signatures: these are the output.
         """
+        for path in self.root.glob('[!.]*'):
+            if path.is_dir() and not (others and path == self.folder):
+                _discard(path)
         if not others:
-            (self.folder / STATE).unlink(missing_ok=True)
             shutil.rmtree(self.root, ignore_errors=True)
-        for path in self.root.glob('*/') if others else ():
-            if path != self.folder:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 class BlockWriter:
@@ -196,6 +196,15 @@ class BlockWriter:
 
 class Abandoned(Exception):
     """A block that is not finished."""
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder of blocks: whole or gone, whenever that is ended."""
+    hidden = folder.with_name(f'.{folder.name}.{uuid4().hex[:8]}')
+    with suppress(OSError):  # gone, or in use where that forbids it
+        folder.rename(hidden)
+    for path in (folder, hidden):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def root_of(out: Path) -> Path:

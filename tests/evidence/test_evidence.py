@@ -137,6 +137,7 @@ def test_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / 'carrot_weed_2/manifest.json').exists()
 
 
+@pytest.mark.slow
 def test_look_inside(carrots, few_scenes, tmp_path):
     def folder_of(name, task):
         folder = tmp_path / name

@@ -30,7 +30,11 @@ NAMES = {'vit': ['local', 'global'], 'swin': ['local', 'global'],
          'place': ['local', 'global'], 'swin_place': ['local', 'global'],
          'timm': ['local', 'global'], 'dinov2': ['local', 'global'],
          'linear': ['local', 'global', 'global_2']}
-EACH = pytest.mark.parametrize('name', list(NAMES))
+#: Much like another one; each takes seconds to be exported.
+ALIKE = 'swin_mean', 'swin_place', 'place', 'dinov2'
+EACH = pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name
+    for name in NAMES])
 
 
 def session_of(path):

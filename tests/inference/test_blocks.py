@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from relay_seg.inference import (
     join_scenes,
     predict_raster,
 )
-from relay_seg.inference.blocks import BlockWriter, root_of
+from relay_seg.inference.blocks import STATE, BlockWriter, root_of
 from relay_seg.inference.forward import Forward
 from relay_seg.inference.inputs import Scene
 from relay_seg.inference.job import Job
@@ -273,6 +274,25 @@ def test_who_comes_late_leaves_nothing(cheap, scene, out):
     assert not root_of(out).exists()
 
 
+def test_ended_while_blocks_are_removed(cheap, scene, out, monkeypatch):
+    """What is left of them is no other's file."""
+    remove = shutil.rmtree
+
+    def ended(path, **options):
+        for state in Path(path).glob(STATE):
+            state.unlink()
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, 'rmtree', ended)
+        predict_raster(cheap(), scene, out, block=(40, 40))
+    before = out.read_bytes()
+    predict_raster(cheap(), scene, out, block=(40, 40), overwrite=True)
+    assert out.read_bytes() == before and not root_of(out).exists()
+
+
+@pytest.mark.slow
 def test_parts_that_are_killed_and_run_again(cheap, scene, tmp_path):
     """Eight at a time, killed at twenty moments: the same bytes."""
     options = dict(block=(30, 30), probabilities='uint8', threads=1)

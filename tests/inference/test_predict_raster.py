@@ -325,6 +325,7 @@ def test_killed_at_any_moment(cheap, scene, tmp_path):
             probabilities='uint8', threads=1, block=(40, 40))
 
     whole = tmp_path / 'whole'
+    predict(tmp_path / 'first')  # makes what the others find
     calls = counting(lambda: predict(whole))
     rng = random.Random(0)
     resumed = 0
