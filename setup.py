@@ -1,3 +1,5 @@
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +17,18 @@ MIM = 'configs', 'tools', 'data_prep'
 NOT_INSTALLED = shutil.ignore_patterns(
     '__pycache__', '*.pyc', 'sample', 'demo.*', 'docker', 'setup_env.sh',
     'run_tests.sh', 'wheelhouse.sh')
+
+
+def description() -> str:
+    """README.md; built on GitHub, with links that hold on an index, too."""
+    text = (HERE / 'README.md').read_text()
+    if home := os.environ.get('GITHUB_REPOSITORY'):
+        # Images raw, the rest as pages; what has a scheme or an anchor stays.
+        for before, kind in (r'(!\[[^]]*\]\()', 'raw'), (r'(\]\()', 'blob'):
+            text = re.sub(
+                before + r'(?!\w+:|#)',
+                rf'\1https://github.com/{home}/{kind}/v{VERSION}/', text)
+    return text
 
 
 class BuildWithConfigsAndTools(build_py):
@@ -56,7 +70,7 @@ setup(
     version=VERSION,
     description='Relay tokens for MMSegmentation: segment images too large '
     'for one forward pass',
-    long_description=(HERE / 'README.md').read_text(),
+    long_description=description(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE', 'NOTICE'],

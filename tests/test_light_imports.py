@@ -19,7 +19,7 @@ COMMANDS = [f'{folder}/{name}.py' for folder, names in {
               'test',              'train', 'view'],
 }.items() for name in names]
 #: Each of these takes a second or more.
-HEAVY = {'torch', 'mmcv', 'mmseg', 'mmpretrain', 'relay_seg', 'scipy'}
+HEAVY = {'torch', 'mmcv', 'mmseg', 'mmpretrain', 'scipy'}
 
 
 def imported(*command):

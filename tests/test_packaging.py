@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(
     '.*', 'build', 'dist', '*.egg-info', '__pycache__', 'data', 'work_dirs',
     'sample', 'site', 'tests', 'images')
+HOME = 'https://github.com/someone/relay_seg'
 #: What needs a checkout around it.
 ONLY_HERE = {'demo.py', 'demo.sh', 'setup_env.sh', 'run_tests.sh',
              'wheelhouse.sh', 'docker/Dockerfile'}
@@ -32,7 +33,8 @@ def dist(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, '-m', 'build', '--no-isolation',
          '--skip-dependency-check', '--outdir', folder / 'dist', source],
-        text=True, capture_output=True)
+        text=True, capture_output=True,
+        env=os.environ | dict(GITHUB_REPOSITORY='someone/relay_seg'))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder / 'dist'
 
@@ -55,6 +57,20 @@ def installed(dist, tmp_path_factory):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     return folder
+
+
+def test_an_index_finds_what_the_readme_shows(dist, installed):
+    metadata, = installed.glob('*.dist-info/METADATA')
+    text = metadata.read_text()
+    at = f'v{relay_seg.__version__}'
+    targets = re.findall(r'\]\(([^)]+)\)', text)
+    assert all(target.startswith('https://') for target in targets)
+    shown = re.findall(r'!\[[^]]*\]\(([^)]+)\)', text)
+    assert shown == [f'{HOME}/raw/{at}/docs/images/scene_to_map.webp']
+    linked = [target.removeprefix(f'{HOME}/blob/{at}/') for target in targets
+              if target.startswith(f'{HOME}/blob')]
+    assert 'docs/quick_start.md' in linked
+    assert all((ROOT / path).exists() for path in linked)
 
 
 def files(folder, pattern='**/*'):

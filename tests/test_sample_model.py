@@ -1,5 +1,6 @@
 """The model that comes with relay_seg: its file, its card, its map."""
 import ast
+import json
 import os
 import re
 import subprocess
@@ -54,6 +55,27 @@ def test_the_map_of_the_readme_scores_what_the_card_says(tmp_path):
     assert ious == pytest.approx([*map(float, stated.values())], abs=0.5)
     mean = float(re.search(r'([\d.]+) % mIoU on scene 1', CARD)[1])
     assert np.mean(ious) == pytest.approx(mean, abs=0.3)
+
+
+def run(*words):
+    return subprocess.run(
+        [sys.executable, '-m', 'relay_seg', *words], cwd=ROOT, text=True,
+        capture_output=True, check=True, env=os.environ | dict(
+            PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')).stdout
+
+
+@pytest.mark.slow
+def test_sample_stands_for_it_wherever_a_model_is_given(tmp_path):
+    assert '"parameters": 3' in run('describe', 'sample', '--json')
+    run('export', 'sample', '-o', str(tmp_path / 'sample.onnx'))
+    assert (tmp_path / 'sample.onnx').exists()
+
+
+@pytest.mark.slow
+def test_tested_it_scores_what_the_card_says(tmp_path):
+    run('test', 'sample', '--work-dir', str(tmp_path))
+    found = json.loads((tmp_path / 'results.json').read_text())
+    assert found['metrics']['mIoU'] == pytest.approx(42, abs=0.3)
 
 
 def test_python_of_the_readme_gives_a_map(tmp_path, monkeypatch,

@@ -86,7 +86,8 @@ def main() -> None:
         'for its backward pass, in float32, without weights, gradients and '
         'optimiser.')
     parser.add_argument(
-        'configs', nargs='+', type=Path, help='config file; several give a '
+        'configs', nargs='+', type=Path, help='config file, or the word '
+        'sample for the small model that comes with relay_seg; several give a '
         'table in Markdown, a line each')
     parser.add_argument(
         '--json', action='store_true', help='a list of all numbers as JSON')
@@ -105,9 +106,12 @@ def main() -> None:
     args = parser.parse_args()  # --help does not wait for imports
     from relay_seg.analysis import describe
     from relay_seg.config import load_config
+    from relay_seg.sample_model import sample_model
 
     found = []
     for path in args.configs:
+        if path == Path('sample'):
+            path = sample_model()[0]
         if not path.is_file():
             parser.error(f'{path} is no file; give a config.')
         try:

@@ -1,11 +1,14 @@
 """Export a trained model to ONNX, for onnxruntime or for QGIS.
 
     %(prog)s CONFIG CHECKPOINT -o model.onnx
+    %(prog)s sample -o model.onnx
 """
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from relay_seg.sample_model import with_sample
 
 if TYPE_CHECKING:
     from relay_seg.export import Exported
@@ -16,7 +19,8 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('config', help='config file')
+    add('config', help='config file; the word sample in the place of config '
+        'and checkpoint is the small model that comes with relay_seg')
     add('checkpoint', help='checkpoint file')
     add('-o', '--out', type=Path, required=True, help='file to write (.onnx)')
     add('--window', nargs='+', metavar='SIDE', help='height and width of a '
@@ -38,7 +42,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         help='unpickle all that the checkpoint holds; it may run its code')
     add('--cfg-options', nargs='+', action='extend', default=[],
         help='settings of the config to override, as key=value')
-    return parser, parser.parse_args()
+    return parser, parser.parse_args(with_sample(sys.argv[1:]))
 
 
 def show(exported: 'Exported', what: str) -> None:

@@ -155,9 +155,9 @@ def main() -> int:
         predict_scenes,
     )
     from relay_seg.inference.command import refuse_all
-    from relay_seg.sample_model import sample_model
-    if args.inputs[0] == 'sample' and not args.onnx:  # a config has a suffix
-        args.inputs[:1] = map(str, sample_model())
+    from relay_seg.sample_model import with_sample
+    if not args.onnx:
+        args.inputs = with_sample(args.inputs)
     try:
         names = Settings.__dataclass_fields__.keys()
         settings = Settings(**{

@@ -4,10 +4,14 @@ import sys
 import time
 from pathlib import Path
 
+from relay_seg.sample_model import with_sample
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a model.')
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file; the word sample in the place of config '
+        'and checkpoint is the small model that comes with relay_seg')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--work-dir', help='folder for logs and results.json; '
@@ -40,7 +44,7 @@ def parse_args() -> argparse.Namespace:
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none', help='how processes were started')
     parser.add_argument('--local-rank', type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(with_sample(sys.argv[1:]))
 
     is_url = '://' in args.checkpoint
     if not is_url and not Path(args.checkpoint).is_file():
