@@ -1,5 +1,7 @@
 """Tiny scenes on disk, and the same random numbers for every test."""
+import copy
 import gc
+import os
 import random
 import signal
 import warnings
@@ -10,6 +12,7 @@ import pytest
 import rasterio
 import torch
 from hypothesis import settings
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.visualization import Visualizer
 from mmseg.visualization import SegLocalVisualizer
@@ -19,6 +22,7 @@ from yapf.yapflib import yapf_api
 import relay_seg.registered  # noqa: F401
 
 CLASSES = 5
+CONFIGS = str(Path(__file__).parents[1] / 'configs')
 SHAPE = 150, 170
 DRIVERS = {'.tif': 'GTiff', '.png': 'PNG', '.jpg': 'JPEG'}
 TILES = dict(tiled=True, blockxsize=64, blockysize=64)
@@ -27,6 +31,21 @@ torch.set_num_threads(1)
 # The host lays out a run's config eight times, half of the time of a short
 # training; it means the same without.
 yapf_api.FormatCode = lambda text, **style: (text, True)
+# Configs of this project are parsed once; nothing changes them.
+PARSED, parse_config = {}, Config._file2dict
+
+
+def _parse_once(filename, *options, **named):
+    filename = os.path.abspath(filename)
+    if not filename.startswith(CONFIGS):
+        return parse_config(filename, *options, **named)
+    key = filename, *options, *named.items()
+    if key not in PARSED:
+        PARSED[key] = parse_config(filename, *options, **named)
+    return copy.deepcopy(PARSED[key])
+
+
+Config._file2dict = staticmethod(_parse_once)
 settings.register_profile(
     'relay', max_examples=40, deadline=None, derandomize=True, database=None)
 settings.load_profile('relay')

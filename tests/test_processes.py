@@ -106,6 +106,7 @@ def test_restarts_go_on_from_the_last_checkpoint(module_scenes, tmp_path):
     assert losses == [str(i) for i in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_all(module_scenes, tmp_path):
     code, said, seconds = launch(
         tmp_path, module_scenes, {'0': (4, 'kill')}, 'tools/dist_train.sh')

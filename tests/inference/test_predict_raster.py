@@ -706,6 +706,7 @@ def launch(*command):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
+@pytest.mark.slow
 def test_one_and_two_processes(noise, scene_file, tmp_path, checkpoint):
     """The commands of the README; two write what one writes."""
     scene = scene_file(tmp_path / 'scene.tif', noise(400, 200))
