@@ -361,7 +361,9 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize('name', SWITCHES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name == 'compiled'
+    else name for name in SWITCHES])
 def test_switch_trains(name, module_scenes, tmp_path):
     arguments, changes = SWITCHES[name]
     call('tools/train.py', RELAY, *arguments, '--work-dir', tmp_path,

@@ -440,7 +440,8 @@ def started(root):
         int(x) for x in (root / 'tools/pids.txt').read_text().split()]
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [
+    signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_training_ends_with_it_and_goes_on_later(root, number):
     process, pids = started(root)
     assert all(map(alive, pids))

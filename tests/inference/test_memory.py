@@ -44,8 +44,8 @@ print(json.dumps((peak - now, wanted)))
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'),
                     reason='units of peak memory')
-@pytest.mark.parametrize('probabilities', (
-    pytest.param('', marks=pytest.mark.slow), 'uint8'))
+@pytest.mark.slow
+@pytest.mark.parametrize('probabilities', ('', 'uint8'))
 def test_memory_is_what_is_said(tmp_path, scene_file, probabilities):
     """Within a fifth, where the scene is wide."""
     rows = np.random.default_rng(0).integers(0, 255, (3, 64, 256), np.uint8)
