@@ -102,7 +102,7 @@ def refuse_unwritable(paths: Sequence[Path]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f'.{path.name}.probe'
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # others may probe, too
         except OSError as error:
             raise OSError(f'{folder} cannot be written to ({error}); '
                           'choose another output folder.') from error
