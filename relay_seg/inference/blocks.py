@@ -1,5 +1,6 @@
 """Finished blocks of a scene: a file each, until the scene is whole."""
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -70,8 +71,9 @@ class BlockFiles:
         if not self.known:
             write_text(self.folder / STATE,
                        json.dumps(signature, indent=2) + '\n')
-        return any(path.parent != self.folder
-                   for path in self.root.glob('[!.]*/*.tif'))
+        return any(name.endswith('.tif') for path in map(
+            self.root.joinpath, _names(self.root)) if path != self.folder
+            for name in _names(path))
 
     @property
     def known(self) -> bool:
@@ -89,7 +91,7 @@ class BlockFiles:
 
     def missing(self, blocks: Iterable[Block]) -> list[Block]:
         """Blocks that are not finished."""
-        names = {path.name for path in self.folder.glob(f'{CLASSES}_*.tif')}
+        names = set(_names(self.folder))
         return [block for block in blocks
                 if self.path(CLASSES, block).name not in names]
 
@@ -198,6 +200,13 @@ class Abandoned(Exception):
     """A block that is not finished."""
 
 
+def _names(folder: Path) -> list[str]:
+    """What is seen in a folder, which others may remove meanwhile."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return [n for n in os.listdir(folder) if not n.startswith('.')]
+    return []
+
+
 def _discard(folder: Path) -> None:
     """Remove a folder of blocks: whole or gone, whenever that is ended."""
     hidden = folder.with_name(f'.{folder.name}.{uuid4().hex[:8]}')
@@ -215,8 +224,9 @@ def root_of(out: Path) -> Path:
 def refuse_foreign(out: Path) -> None:
     """Raise a ``ValueError`` if the folder is another's: it is emptied."""
     for path in sorted(root_of(out).glob('[!.]*')):
-        if path.name != 'lock' and not (path / STATE).exists() and (
-                not path.is_dir() or any(path.glob('[!.]*'))):
+        held = _names(path)  # by one look
+        if path.name != 'lock' and (
+                path.is_file() or held and STATE not in held):
             raise ValueError(
                 f'{root_of(out)} is where finished blocks go, but it holds '
                 f'other files ({path.name}); move them or write elsewhere.')
