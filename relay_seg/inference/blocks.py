@@ -1,4 +1,5 @@
 """Finished blocks of a scene: a file each, until the scene is whole."""
+import fnmatch
 import json
 import os
 import shutil
@@ -118,7 +119,7 @@ class BlockFiles:
     def leave(self) -> None:
         """Remove what a process that came late made of a whole output."""
         _discard(self.folder)
-        if {path.name for path in self.root.glob('*')} <= {self.lock.name}:
+        if {*_names(self.root, '*')} <= {self.lock.name}:
             shutil.rmtree(self.root, ignore_errors=True)
 
     def remove(self, others: bool = False) -> None:
@@ -127,7 +128,7 @@ class BlockFiles:
         Args:
             others: Only blocks of other signatures: these are the output.
         """
-        for path in self.root.glob('[!.]*'):
+        for path in map(self.root.joinpath, _names(self.root, '*')):
             if path.is_dir() and not (others and path == self.folder):
                 _discard(path)
         if not others:
@@ -200,10 +201,10 @@ class Abandoned(Exception):
     """A block that is not finished."""
 
 
-def _names(folder: Path) -> list[str]:
-    """What is seen in a folder, which others may remove meanwhile."""
+def _names(folder: Path, pattern: str = '[!.]*') -> list[str]:
+    """What is in a folder, which others may remove meanwhile."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        return [n for n in os.listdir(folder) if not n.startswith('.')]
+        return fnmatch.filter(os.listdir(folder), pattern)
     return []
 
 
@@ -223,10 +224,11 @@ def root_of(out: Path) -> Path:
 
 def refuse_foreign(out: Path) -> None:
     """Raise a ``ValueError`` if the folder is another's: it is emptied."""
-    for path in sorted(root_of(out).glob('[!.]*')):
-        held = _names(path)  # by one look
-        if path.name != 'lock' and (
-                path.is_file() or held and STATE not in held):
+    root = root_of(out)
+    for name in sorted(_names(root)):
+        held = _names(root / name)  # by one look
+        if name != 'lock' and (
+                (root / name).is_file() or held and STATE not in held):
             raise ValueError(
-                f'{root_of(out)} is where finished blocks go, but it holds '
-                f'other files ({path.name}); move them or write elsewhere.')
+                f'{root} is where finished blocks go, but it holds other '
+                f'files ({name}); move them or write elsewhere.')

@@ -292,6 +292,15 @@ def test_ended_while_blocks_are_removed(cheap, scene, out, monkeypatch):
     assert out.read_bytes() == before and not root_of(out).exists()
 
 
+def test_what_a_kill_hid_goes_with_the_next_output(cheap, scene, tmp_path):
+    out = tmp_path / 'out/a.vrt'
+    hidden = root_of(out) / '.0123456789abcdef.01234567'
+    hidden.mkdir(parents=True)
+    (hidden / 'classes_0000000_0000000.tif').touch()
+    predict_raster(cheap(), scene, out, output_format='vrt', block=(40, 40))
+    assert out.exists() and not hidden.exists()
+
+
 @pytest.mark.slow
 def test_parts_that_are_killed_and_run_again(cheap, scene, tmp_path):
     """Eight at a time, killed at twenty moments: the same bytes."""
