@@ -202,8 +202,8 @@ class Abandoned(Exception):
 
 
 def _names(folder: Path, pattern: str = '[!.]*') -> list[str]:
-    """What is in a folder, which others may remove meanwhile."""
-    with suppress(FileNotFoundError, NotADirectoryError):
+    """What is in a folder; nothing if it is gone, or none that can be read."""
+    with suppress(OSError):  # whether one can write there is asked elsewhere
         return fnmatch.filter(os.listdir(folder), pattern)
     return []
 
