@@ -4,6 +4,7 @@
 
 GDAL keeps Python from running while it reads: it needs a process of its own.
 """
+import os
 import re
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,10 +14,16 @@ from pathlib import Path
 class Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     count = 0
+    dies = None
 
     def do_GET(self):
         folder = Path(sys.argv[1])
         Handler.count += 1
+        # die: number of a request, and bytes of its answer that are given.
+        die = folder / '.die'
+        if die.exists():
+            number, size = map(int, die.read_text().split())
+            Handler.dies = size if Handler.count == number else None
         # fail: every request of this number is answered with 503.
         fail = folder / '.fail'
         if fail.exists() and Handler.count % int(fail.read_text()) == 0:
@@ -44,6 +51,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header('Content-Length', str(len(content)))
         self.end_headers()
+        if self.dies is not None:
+            self.wfile.write(content[:self.dies])
+            self.wfile.flush()
+            os._exit(1)
         if self.command == 'GET':
             self.wfile.write(content)
 

@@ -454,8 +454,10 @@ EXPERIMENTS = {
         'start as small as in a new model (0.02).', place_puzzles()),
     'fewer_and_more': PuzzleExperiment(
         'Fewer and more relay tokens, with place',
-        'Four cues: relay tokens in some blocks only, more of them, and '
-        'wider views.', fewer_and_more()),
+        'Four cues: relay tokens in some blocks only, fewer and more of '
+        'them (R = 4, in all blocks and with k = 4, is the default), and '
+        'wider views. Three blocks of ViT, four of SwinV2.',
+        fewer_and_more()),
 }
 #: Inside of the models that experiments left behind; see look.py.
 LOOK = 'look'

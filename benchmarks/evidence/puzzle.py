@@ -18,6 +18,7 @@ from ablations import offer_fusions
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from relay_seg.analysis import counted_flops
 from relay_seg.backbones import RelayViT
 from relay_seg.views import (
     Context,
@@ -214,8 +215,9 @@ def solve(trial: Trial, seed: int, steps: int, device: str) -> dict:
     """Train ``steps`` times ``passes``, and test on new scenes.
 
     Returns:
-        Accuracy of pixels; and bits: what a channel passes that errs as often
-        as the cells in the bit which only the cue tells, cell by cell.
+        Accuracy of pixels; operations for a window, forward; and bits: what
+        a channel passes that errs as often as the cells in the bit which
+        only the cue tells, cell by cell.
     """
     return train_and_test(trial, seed, steps, device)[1]
 
@@ -253,7 +255,10 @@ def train_and_test(trial: Trial, seed: int, steps: int, device: str
                               puzzle.factor)
     found = logits.argmax(1).cpu()
     accuracy = float((found == test_label).float().mean())
-    result = dict(accuracy=accuracy, steps=steps)
+    with torch.no_grad():
+        work = counted_flops(model, lambda: model(tuple(
+            v[:1].to(device) for v in test_views), puzzle.factor))
+    result = dict(accuracy=accuracy, steps=steps, flops=work)
     if puzzle.label != 'agree':  # where an error may lie in the stripes
         right = (found % 2 == test_label % 2).float()
         cell = SIDE // puzzle.cells

@@ -147,8 +147,9 @@ def classes_table(name: str, groups: dict[str, list[dict]]) -> str:
 
 
 def puzzle_table(runs: list[dict]) -> str:
-    """Accuracy and bits of each model on each puzzle."""
+    """Accuracy, bits and work of each model on each puzzle."""
     kinds = list(by(runs, 'kind'))
+    counted = all('flops' in run for run in runs)
     rows = []
     for name, own in by(runs, 'name').items():
         for family, found in by(own, 'family').items():
@@ -159,5 +160,7 @@ def puzzle_table(runs: list[dict]) -> str:
                     if 'bits' in r]
             rows.append([name, family, *cells,
                          f'{mean(bits):.1f}' if bits else ''])
+            if counted:
+                rows[-1].append(f'{found[0]["flops"] / 1e6:.1f}')
     return table(['puzzle', 'model', *(f'{k}, %' for k in kinds),
-                  'bits with relay'], rows)
+                  'bits with relay', *['MFLOP a window'] * counted], rows)

@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from relay_seg.drawing import as_rgb, colour_label, read_shown, reduced_shape
-from relay_seg.rasters import MARK, open_raster
+from relay_seg.rasters import MARK, Handles
 from relay_seg.rasters.files import naming
 
 from .raster_source import RasterSource
@@ -50,8 +50,7 @@ def _reduced(source: RasterSource, path: Path, band: int,
              shape: tuple[int, int]) -> np.ma.MaskedArray:
     """A band as it is predicted, masked where it has no data."""
     try:
-        with (open_raster(path, whole=not source.skip_damaged) as file,
-              source.as_read(file) as raster):
+        with Handles(path, lambda: source.open(path)).lend() as raster:
             return read_shown(raster, [band], shape)[0]
     except ValueError:
         if not source.skip_damaged:

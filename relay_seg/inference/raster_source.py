@@ -1,9 +1,10 @@
 """Scenes in files: aligned rasters, as normalised pixels."""
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
+from math import ceil, floor
 from pathlib import Path
 from threading import Lock
 
@@ -13,7 +14,6 @@ import torch
 from affine import Affine
 from mmengine.logging import MMLogger
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from torch import Tensor
 
@@ -33,7 +33,8 @@ from relay_seg.rasters import (
     transform_of,
 )
 from relay_seg.rasters.grid import told
-from relay_seg.rasters.mosaics import missing_parts
+from relay_seg.rasters.mosaics import missing_parts, without
+from relay_seg.rasters.opening import not_opened, said
 from relay_seg.rasters.physical import UM, Micrometres, physical_pixel
 from relay_seg.rasters.remote import gdal_name, shown
 from relay_seg.views import Window
@@ -42,7 +43,6 @@ from .source import ModelBands
 
 BLOCK = 64, 512  # rows of a file's blocks that are worth aligning with
 PLANE = 'EPSG:3857'
-AGAIN = 4  # times that a block is read where files are known to be missing
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class RasterSource:
         self.paths = tuple(Path(path) for path in paths)
         self.name = '+'.join(map(shown, paths))
         self.damaged: list[Window] = []
-        self._noting = Lock()
+        self._lacking: dict[Path, frozenset[str]] = {}
+        self._noting, self._looking = Lock(), Lock()
         self.skip_damaged = skip_damaged
         with ExitStack() as stack:
             files = [stack.enter_context(
@@ -83,18 +84,23 @@ class RasterSource:
             #: Side of a pixel in metres, of files without a place.
             self.physical = physical_pixel(first)
             self.shape: tuple[int, int] = first.shape
+            self._files_shape = self.shape
+            #: From pixels of the files to those of the scene.
+            self._rescaled = Affine.identity()
             rows, columns = first.block_shapes[0]
             self.dtype = first.dtypes[0]
             self.tiled = columns < first.width or rows == first.height
             self.block_rows = rows if BLOCK[0] <= rows <= BLOCK[1] else 256
             self.warp: dict | None = None
-            for path, raster in zip(self.paths, files):
+            for raster in files:
                 self._check_grid(raster)
-                if raster.driver == 'VRT' and skip_damaged:
-                    for file, window in missing_parts(path, raster.shape):
-                        self.note_damage(window, path, f'{file} is missing')
             if pixel_size:
                 self._resample(pixel_size)
+            self._virtual = {path for path, raster in zip(self.paths, files)
+                             if raster.driver == 'VRT'}
+            if skip_damaged:
+                for path in self._virtual:
+                    self._note_missing(path)
             self.layers = [
                 self._layer_of(self.paths[i], files[i], chosen, fill)
                 for i, chosen, fill in self._chosen(files, bands)]
@@ -132,14 +138,26 @@ class RasterSource:
                   bands: Sequence[int],
                   fill: tuple[float, ...]) -> FileBands:
         """Bands of a file, as they are read."""
-        read = self.as_read(raster)
+        read = self._as_read(raster)
         content = content_of(read, bands)
         if read is not raster:
             read.close()
         return FileBands(path, content, fill)
 
-    def as_read(self, raster: rasterio.DatasetReader
-                ) -> rasterio.DatasetReader:
+    def open(self, path: Path) -> rasterio.DatasetReader:
+        """A file of the scene, without what it lacks, as it is read."""
+        if lacking := self.lacking(path):
+            xml = without(path, lacking).encode()
+            with rasterio.MemoryFile(xml, filename=path.name) as file:
+                return self._as_read(rasterio.open(file.name))
+        return self._as_read(rasterio.open(gdal_name(path)))
+
+    def lacking(self, path: Path) -> frozenset[str]:
+        """Files of a virtual raster that are known to be missing."""
+        return self._lacking.get(path, frozenset())
+
+    def _as_read(self, raster: rasterio.DatasetReader
+                 ) -> rasterio.DatasetReader:
         """A file of the scene, resampled if that is asked for.
 
         Where the grid reaches over the file, there is no data.
@@ -190,7 +208,9 @@ class RasterSource:
             max(round((max(side) - min(side)) / size), 1)
             for side in (ys, xs))
         native = abs(self.transform.determinant)**0.5
+        before = self.transform
         self.transform = Affine(size, 0, min(xs), 0, -size, max(ys))
+        self._rescaled = ~self.transform @ before
         how = Resampling.average if size > native else Resampling.bilinear
         self.warp = dict(
             crs=self.crs, transform=self.transform, height=self.shape[0],
@@ -208,6 +228,7 @@ class RasterSource:
         height, width = (max(round(side / factor), 1) for side in self.shape)
         self.shape = height, width
         self.physical = size * UM
+        self._rescaled = Affine.scale(1 / factor)
         # Any plane will do: it is that of the file and of the result.
         self.warp = dict(
             src_crs=PLANE, crs=PLANE, src_transform=Affine.scale(1, -1),
@@ -218,6 +239,44 @@ class RasterSource:
 
     def reader(self) -> 'RasterReader':
         return RasterReader(self)
+
+    def _note_missing(self, path: Path, thorough: bool = False) -> None:
+        """Remember what a virtual raster lacks."""
+        found = missing_parts(path, self._files_shape, thorough)
+        for file, window in found:
+            self.note_damage(self._touched(window), path,
+                             f'{shown(file)} is missing or damaged')
+        self._lacking[path] = self.lacking(path).union(
+            part.file for part in found)
+
+    def _touched(self, window: Window) -> Window:
+        """Pixels of the scene that hold something of some of the files."""
+        if self.warp is None:
+            return window
+        top, left, height, width, _ = window
+        # Resampling looks at neighbours.
+        corners = [self._rescaled @ corner for corner in product(
+            (left - 1, left + width + 1), (top - 1, top + height + 1))]
+        (x, right), (y, bottom) = (
+            (floor(min(values)), ceil(max(values))) for values in zip(
+                *corners))
+        return Window(y, x, bottom - y, right - x)
+
+    def look_closer(self, path: Path, known: frozenset[str],
+                    error: BaseException) -> bool:
+        """Whether a virtual raster lacks more than known when it was read.
+
+        Args:
+            path: File.
+            known: What was known to be missing.
+            error: What came of reading it; if a file could not be opened,
+                each of them is looked at.
+        """
+        with self._looking:
+            if (self.lacking(path) == known and path in self._virtual
+                    and not_opened(error)):
+                self._note_missing(path, thorough=True)
+            return self.lacking(path) != known
 
     def note_damage(self, region: Window, path: Path, error: str) -> None:
         """Remember, and say once, that a region cannot be read."""
@@ -237,8 +296,7 @@ class RasterReader:
 
     def __init__(self, source: RasterSource) -> None:
         self._source = source
-        self._handles = {path: Handles(path, partial(self._open, path))
-                         for path in source.paths}
+        self._handles: dict[tuple[Path, frozenset[str]], Handles] = {}
 
     def native(self, region: Window) -> tuple[Tensor, Tensor]:
         """See :class:`relay_seg.inference.source.Reader`."""
@@ -257,8 +315,9 @@ class RasterReader:
 
     def _layer(self, layer: FileBands, region: Window) -> np.ndarray:
         source = self._source
+        known = source.lacking(layer.path)
         try:
-            with self._handles[layer.path].lend() as raster:
+            with self._lend(layer.path) as raster:
                 if source.bytes:
                     return read_region(
                         raster, region, bands=layer.content.bands,
@@ -268,48 +327,38 @@ class RasterReader:
             if not source.skip_damaged:
                 raise ValueError(
                     f'{layer.path} cannot be read at row {region.top}, '
-                    f'column {region.left} ({error.__cause__ or error}); it '
-                    'is damaged. Replace it, or take what cannot be read for '
-                    'no data with --on-error skip.') from error
+                    f'column {region.left} ({said(error)}); it is damaged. '
+                    'Replace it, or take what cannot be read for no data '
+                    'with --on-error skip.') from error
+            if source.look_closer(layer.path, known, error):
+                return self._layer(layer, region)
         return self._by_blocks(layer, region)
 
     def _by_blocks(self, layer: FileBands, region: Window) -> np.ndarray:
         """As much of a region as can be read, NaN elsewhere."""
         out = np.full((len(layer.fill), *region[2:4]), np.nan, np.float32)
-        with self._handles[layer.path].lend() as raster:
+        with self._lend(layer.path) as raster:
             parts = list(blocks(raster, region))
         for whole, block in parts:
-            # That a file is missing is said once for each of a block.
-            again = AGAIN if self._known(block) else 0
             try:
-                with self._handles[layer.path].lend() as raster:
-                    pixels = self._patiently(again, raster, block, layer)
+                with self._lend(layer.path) as raster:
+                    pixels = read_data(raster, block, layer.content,
+                                       layer.fill)
             except ValueError as error:
-                self._source.note_damage(
-                    whole, layer.path, str(error.__cause__ or error))
+                self._source.note_damage(whole, layer.path, said(error))
                 continue
             y, x = block.top - region.top, block.left - region.left
             out[:, y:y + block.height, x:x + block.width] = pixels
         return out
 
-    @staticmethod
-    def _patiently(again: int, raster: rasterio.DatasetReader,
-                   block: Window, layer: FileBands) -> np.ndarray:
-        """Pixels of a block, though reading it fails some times."""
-        for _ in range(again):
-            with suppress(RasterioError):
-                return read_data(raster, block, layer.content, layer.fill)
-        return read_data(raster, block, layer.content, layer.fill)
-
-    def _known(self, region: Window) -> bool:
-        """Whether it is known that some of it cannot be read."""
-        bottom, right = region.top + region.height, region.left + region.width
-        return any(w.top < bottom and region.top < w.top + w.height
-                   and w.left < right and region.left < w.left + w.width
-                   for w in list(self._source.damaged))
-
-    def _open(self, path: Path) -> rasterio.DatasetReader:
-        return self._source.as_read(rasterio.open(gdal_name(path)))
+    def _lend(self, path: Path) -> AbstractContextManager[
+            rasterio.DatasetReader]:
+        """The file without all that it is known to lack."""
+        key = path, self._source.lacking(path)
+        if key not in self._handles:
+            self._handles.setdefault(
+                key, Handles(path, partial(self._source.open, path)))
+        return self._handles[key].lend()
 
 
 def blocks(raster: rasterio.DatasetReader,

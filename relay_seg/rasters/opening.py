@@ -18,7 +18,7 @@ from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from .identity import files_of
-from .mosaics import missing_parts
+from .mosaics import can_open, missing_parts
 from .remote import (
     Bytes,
     gdal_name,
@@ -39,6 +39,8 @@ EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
 #: Levels may be a little larger or smaller than a power of 2 has it.
 SLACK = 0.01
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
+#: Virtual rasters that stay open, see :func:`_closed_after_errors`.
+_SPOILED: list[rasterio.DatasetReader] = []
 
 
 @contextmanager
@@ -59,8 +61,11 @@ def open_raster(path: str | Path,
     """
     if not (is_virtual(path) or Path(path).exists()):
         raise _missing(path)
-    with readable(path), _settings(path), _open(path, whole) as raster:
-        yield raster
+    with readable(path), _settings(path):
+        raster = _open(path, whole)
+        with _closed_after_errors(raster):
+            yield raster
+        raster.close()
 
 
 @contextmanager
@@ -79,8 +84,13 @@ def reused_raster(path: str | Path,
         raster = _open_once(str(path), factor, _stamp(path))
         # To enter it takes as long as a small read.
         needed = raster.driver == 'PNG' or patience(path)
-        with _settings(path) if needed else nullcontext():
-            yield raster
+        try:
+            with (_settings(path) if needed else nullcontext(),
+                  _closed_after_errors(raster)):
+                yield raster
+        except BaseException:
+            _open_once.cache_clear()  # it is closed
+            raise
 
 
 def _stamp(path: str | Path) -> tuple[int, int, int]:
@@ -228,20 +238,40 @@ def readable(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (RasterioIOError, CPLE_BaseError) as error:
-        # What GDAL has said stands behind "see previous exception".
-        said = str(error.__cause__ or error)
-        said = without_keys(said) if is_virtual(path) else said
+        words = said(error)
+        words = without_keys(words) if is_virtual(path) else words
         # Asks again, and says what is wrong with the network.
-        if _is_far(path) and not isinstance(
-                error.__context__, CPLE_OpenFailedError):
+        far = _far_files(path)
+        if far and (not not_opened(error) or all(map(can_open, far))):
             raise OSError(
-                f'{shown(path)} cannot be read ({said}), though it can be '
+                f'{shown(path)} cannot be read ({words}), though it can be '
                 'reached; run the same command again. If '
                 'that does not help it is damaged: bring it to this machine, '
                 'where --on-error skip takes damage for no data.') from error
         raise ValueError(
-            f'{shown(path)} cannot be read ({said}); it is damaged, gone or '
+            f'{shown(path)} cannot be read ({words}); it is damaged, gone or '
             'no image. Replace it, or leave it out.') from error
+
+
+def said(error: BaseException) -> str:
+    """What GDAL has said: it stands behind "see previous exception"."""
+    return str(next((cause for cause in _causes(error)
+                     if isinstance(cause, CPLE_BaseError)), error))
+
+
+def not_opened(error: BaseException) -> bool:
+    """Whether an error of GDAL is that a file could not be opened."""
+    return any(isinstance(cause, CPLE_OpenFailedError)
+               for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those of GDAL that led to it."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+        if not isinstance(error, (RasterioIOError, CPLE_BaseError)):
+            return
 
 
 class Handles:
@@ -269,12 +299,8 @@ class Handles:
                 handle = self._idle.pop()
             except IndexError:
                 handle = self._open_one()
-            try:
+            with _closed_after_errors(handle):
                 yield handle
-            except Exception:
-                # It says once that a part is missing, then gives zeros.
-                handle.close()
-                raise
             self._idle.append(handle)
 
     def close(self) -> None:
@@ -283,11 +309,30 @@ class Handles:
             self._idle.pop().close()
 
 
-def _is_far(path: str | Path) -> bool:
-    """Whether some of a file lies behind a network; it must answer."""
+@contextmanager
+def _closed_after_errors(raster: rasterio.DatasetReader) -> Iterator[None]:
+    """Close a raster if there is an error, except for virtual ones.
+
+    That a source of a virtual raster cannot be opened GDAL says once. From
+    then on it gives zeros, without a word, and not to that raster alone: its
+    memory of it goes by the address of the raster, so it passes to the next
+    one that comes to lie there. Therefore the place stays taken.
+    """
+    try:
+        yield
+    except BaseException:
+        if raster.driver == 'VRT':
+            _SPOILED.append(raster)
+        else:
+            raster.close()
+        raise
+
+
+def _far_files(path: str | Path) -> list[Path]:
+    """Those of a raster that lie behind a network; all must answer."""
     if not is_remote(path) and not str(path).lower().endswith('.vrt'):
-        return False
-    return any(is_remote(file) for file in files_of(path))
+        return []
+    return [file for file in files_of(path) if is_remote(file)]
 
 
 def _missing(path: str | Path) -> FileNotFoundError:

@@ -166,6 +166,7 @@ def _gdal() -> ctypes.CDLL:
         VSIFTellL=(ctypes.c_uint64, handle),
         VSIGetFileMetadata=(ctypes.POINTER(text), text, text, handle),
         CSLDestroy=(None, handle), VSIErrorReset=(None, ),
+        VSICurlPartialClearCache=(None, text),
         VSIGetLastErrorMsg=(text, ))
     try:
         for name, (result, *arguments) in kinds.items():
@@ -210,13 +211,18 @@ class Bytes(io.RawIOBase):
 
 
 def _ask(path: str | Path) -> tuple[dict[str, str], str]:
-    """Ask for a remote file anew: what is said of it, or what is wrong."""
+    """Ask for a remote file anew: what is said of it, or what is wrong.
+
+    What GDAL knows of it is forgotten.
+    """
     name = gdal_name(path)
     name = name[_OUTER.match(name).end():]  # type: ignore[union-attr]
     if name != gdal_name(path) and (archive := _ENDS.match(name)):
         name = archive[0]
     with rasterio.Env(**patience(path)):
         library = _gdal()
+        # It may know answers that were cut short, or given by a dead server.
+        library.VSICurlPartialClearCache(name.encode())
         library.VSIErrorReset()
         lines = library.VSIGetFileMetadata(name.encode(), b'HEADERS', None)
         said = library.VSIGetLastErrorMsg().decode(errors='replace')

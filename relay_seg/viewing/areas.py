@@ -9,8 +9,7 @@ from mmengine.logging import MMLogger
 from rasterio.windows import Window as RasterWindow
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.rasters import readable
-from relay_seg.rasters.remote import gdal_name
+from relay_seg.rasters import Handles, open_raster, readable
 
 from .classes import as_shown
 from .grids import square_metres
@@ -93,8 +92,7 @@ class Areas:
 
     def _count(self, name: str) -> None:
         layer = self._layers.ids[name]
-        with (readable(layer.path),
-              rasterio.open(gdal_name(layer.path)) as raster):
+        with open_raster(layer.path) as raster:
             for window in self._windows(raster):
                 ids = _read(raster, layer.path, window)
                 counts = np.bincount(ids.ravel(), minlength=256)
@@ -103,10 +101,9 @@ class Areas:
                     self._seen += ids.size
 
     def _compare(self, prediction: Layer, truth: Layer) -> None:
-        with (readable(prediction.path),
-              rasterio.open(gdal_name(prediction.path)) as a,
-              readable(truth.path),
-              open_over(truth.path, prediction.grid) as b):
+        over = Handles(truth.path,
+                       lambda: open_over(truth.path, prediction.grid))
+        with open_raster(prediction.path) as a, over.lend() as b:
             for window in self._windows(a):
                 ids = _read(a, prediction.path, window)
                 true = _read(b, truth.path, window)

@@ -19,7 +19,7 @@ SERVER = Path(__file__).parents[1] / 'range_server.py'
 
 
 class Server:
-    """Serves ``folder``; ``fail_each(3)`` fails every third request."""
+    """Serves ``folder``, or fails in one way or another."""
 
     def __init__(self, folder):
         self.folder, self.port = folder, 0
@@ -41,7 +41,12 @@ class Server:
         return f'http://127.0.0.1:{self.port}/{name}'
 
     def fail_each(self, number):
+        """3: every third request."""
         (self.folder / '.fail').write_text(str(number))
+
+    def die_in(self, number, size):
+        """After some bytes of the answer to a request, the first is 1."""
+        (self.folder / '.die').write_text(f'{number} {size}')
 
 
 @pytest.fixture
@@ -114,12 +119,7 @@ def test_server_that_dies(server, scene_file, noise, cheap, tmp_path,
     image = noise(1024, 1024)
     scene = scene_file(server.folder / 'scene.tif', image)
     out = tmp_path / 'out.tif'
-    source = server.url('scene.tif')
-    if by_vrt:
-        source = tmp_path / 'scene.vrt'
-        source.write_text(VRT.format(''.join(
-            BAND.format(i, '/vsicurl/' + server.url('scene.tif'))
-            for i in (1, 2, 3))))
+    source = remote(server, tmp_path, by_vrt)
 
     def model():
         return cheap((64, 64), (64, 64))
@@ -137,11 +137,44 @@ def test_server_that_dies(server, scene_file, noise, cheap, tmp_path,
                                block=(256, 256))
     assert 0 < predicted.resumed
     predict_raster(model(), scene, tmp_path / 'here.tif')
-    found, wanted = classes(out), classes(tmp_path / 'here.tif')
-    other = np.argwhere(found != wanted)
-    assert not len(other), (
-        other.min(0), other.max(0), np.unique(found[tuple(other.T)]),
-        predicted)
+    np.testing.assert_array_equal(
+        classes(out), classes(tmp_path / 'here.tif'))
+
+
+@pytest.mark.parametrize('size', [0, 5000])
+@pytest.mark.parametrize('number', [
+    2, *(pytest.param(i, marks=pytest.mark.slow) for i in range(3, 20))])
+@pytest.mark.parametrize('by_vrt', [False, True])
+def test_server_that_dies_in_the_middle_of_an_answer(
+        server, scene_file, noise, cheap, tmp_path, number, size, by_vrt):
+    scene = scene_file(server.folder / 'scene.tif', noise(1024, 1024))
+    out = tmp_path / 'out.tif'
+    source = remote(server, tmp_path, by_vrt)
+
+    def run():
+        return predict_raster(cheap((64, 64), (64, 64)), source, out,
+                              on_error='skip', block=(256, 256))
+
+    server.die_in(number, size)
+    with pytest.raises(OSError, match=r'(?s)127.0.0.1.*same command'):
+        run()
+    server.die_in(0, 0)
+    server.start()
+    run()
+    predict_raster(cheap((64, 64), (64, 64)), scene, tmp_path / 'here.tif')
+    np.testing.assert_array_equal(
+        classes(out), classes(tmp_path / 'here.tif'))
+
+
+def remote(server, folder, by_vrt):
+    """The scene, or a virtual raster here of it."""
+    source = server.url('scene.tif')
+    if not by_vrt:
+        return source
+    path = folder / 'scene.vrt'
+    path.write_text(VRT.format(''.join(
+        BAND.format(i, f'/vsicurl/{source}') for i in (1, 2, 3))))
+    return path
 
 
 VRT = '<VRTDataset rasterXSize="1024" rasterYSize="1024">{}</VRTDataset>'
