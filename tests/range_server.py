@@ -13,6 +13,7 @@ from pathlib import Path
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    wbufsize = -1  # head and body in one piece: no waiting between them
     count = 0
     dies = None
 

@@ -1,6 +1,7 @@
 """The command relay-seg: the scripts, by name, from any folder."""
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,14 +80,17 @@ def test_a_config_of_the_package_serves_any_folder(
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize('words, found', [
+COMPLETED = [
     (['pre'], {'predict', 'prepare'}),
     (['prepare', 'c'], {'custom', 'cityscapes'}),
     (['predict', '--ble'], {'--blend'}),
     (['predict', '--blend', ''], {'mean', 'gaussian', 'center'}),
     (['describe', 'my_c'], {'my_config.py'}),
     (['completion', ''], set(cli.SHELLS)),
-])
+]
+
+
+@pytest.mark.parametrize('words, found', COMPLETED)
 def test_bash_completes(words, found, bash_script):
     typed = ' '.join(f"'{word}'" for word in ['relay-seg', *words])
     done = subprocess.run(
@@ -105,6 +109,19 @@ def bash_script(tmp_path_factory):
     script.write_text(cli.completion('bash'))
     (script.parent / 'my_config.py').touch()
     return script
+
+
+@pytest.mark.skipif(not shutil.which('fish'), reason='no fish here')
+@pytest.mark.parametrize('words, found', COMPLETED)
+def test_fish_completes(words, found, bash_script):
+    script = bash_script.with_name('completion.fish')
+    script.write_text(cli.completion('fish'))
+    typed = ' '.join(['relay-seg', *words])
+    done = subprocess.run(
+        ['fish', '-c', f'source {script}; complete -C "{typed}"'],
+        cwd=script.parent, text=True, capture_output=True)
+    offered = {line.split('\t')[0] for line in done.stdout.splitlines()}
+    assert offered == found, done.stderr
 
 
 @pytest.mark.parametrize('shell', ['zsh', 'fish'])
