@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import rasterio
 import torch
 from rasterio.features import rasterize
 from rasterio.transform import Affine
@@ -270,7 +269,7 @@ def count_raster(classes: Path, score: Score) -> Counts:
     """
     size = len(score.classes)
     counts = Counts(Count(np.zeros((size, size), np.int64)))
-    with rasterio.open(classes) as raster:
+    with open_raster(classes) as raster:
         for top in range(0, raster.height, SIDE):
             for left in range(0, raster.width, SIDE):
                 part = Part(left, top, min(SIDE, raster.width - left),

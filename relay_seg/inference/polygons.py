@@ -19,7 +19,13 @@ from rasterio.windows import Window
 from scipy.cluster.hierarchy import DisjointSet
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.rasters import Grid, equal_area, grid_of, ground_pixel
+from relay_seg.rasters import (
+    Grid,
+    equal_area,
+    grid_of,
+    ground_pixel,
+    open_raster,
+)
 from relay_seg.rasters.vector_files import (
     DECIMALS,
     DEGREES,
@@ -100,7 +106,7 @@ def write_polygons(classes: Path, out: Path, names: Sequence[str],
         ValueError: See :func:`check_polygons`.
         OSError: The file cannot be written.
     """
-    with rasterio.open(classes) as raster:
+    with open_raster(classes) as raster:
         grid = grid_of(raster)
         check_polygons(out, grid, classes, min_area, simplify)
         measure = Measure(grid.crs, grid.transform, grid.shape)

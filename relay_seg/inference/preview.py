@@ -3,12 +3,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from relay_seg.drawing import as_rgb, colour_label, read_shown, reduced_shape
-from relay_seg.rasters import MARK, Handles
+from relay_seg.rasters import MARK, Handles, open_raster
 from relay_seg.rasters.files import naming
 
 from .raster_source import RasterSource
@@ -28,7 +27,7 @@ def write_preview(source: RasterSource, classes: Path, out: Path,
         out: Picture to write.
         palette: Colour of each class.
     """
-    with rasterio.open(classes) as raster:
+    with open_raster(classes) as raster:
         shape = reduced_shape(raster.shape, LONGEST)
         ids = raster.read(1, out_shape=shape)
     bands = [(layer.path, band) for layer in source.layers

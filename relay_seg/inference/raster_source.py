@@ -240,9 +240,9 @@ class RasterSource:
     def reader(self) -> 'RasterReader':
         return RasterReader(self)
 
-    def _note_missing(self, path: Path, thorough: bool = False) -> None:
+    def _note_missing(self, path: Path, far: bool = False) -> None:
         """Remember what a virtual raster lacks."""
-        found = missing_parts(path, self._files_shape, thorough)
+        found = missing_parts(path, self._files_shape, far)
         for file, window in found:
             self.note_damage(self._touched(window), path,
                              f'{shown(file)} is missing or damaged')
@@ -275,7 +275,7 @@ class RasterSource:
         with self._looking:
             if (self.lacking(path) == known and path in self._virtual
                     and not_opened(error)):
-                self._note_missing(path, thorough=True)
+                self._note_missing(path, far=True)
             return self.lacking(path) != known
 
     def note_damage(self, region: Window, path: Path, error: str) -> None:

@@ -143,7 +143,7 @@ def _model(tags: dict[str, str], model: nn.Module,
 
 
 def _asset(file: Path, item: Path, classes: list[dict]) -> dict:
-    with rasterio.open(file) as raster:
+    with open_raster(file) as raster:
         layout = raster.tags(ns='IMAGE_STRUCTURE').get('LAYOUT')
         nodata = raster.nodata
         bands = [dict(name=name or f'band {i + 1}') for i, name in enumerate(

@@ -1,4 +1,10 @@
 """The one place that knows files: pixels, places, polygons, and writing."""
+import os
+
+# Errors in threads of GDAL's own, which read large windows of virtual
+# rasters, reach nobody: what could not be read would be zeros.
+os.environ['VRT_NUM_THREADS'] = '1'
+
 from .areas import equal_area, ground_pixel
 from .files import remove_unfinished, replacing, write_text
 from .grid import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from .remote import gdal_name, is_remote, patience, version_of
+from .remote import gdal_name, is_remote, patience, trouble, version_of
 
 #: Files that are read as one with all of their stem.
 TOGETHER = ('.shp', )
@@ -29,25 +29,40 @@ def files_of(path: str | Path) -> tuple[Path, ...]:
         if name in found:
             continue
         found[name] = None
-        file = _on_disk(name)
-        # What appears beside it changes the folder.
-        around = [] if is_remote(name) else _stamp(file.parent)
-        waiting += _read_with(name, *_stamp(file), *around)
+        waiting += _opened(name)[1]
     return tuple(dict.fromkeys(map(_on_disk, found)))
 
 
+def driver_of(path: str | Path) -> str:
+    """What GDAL takes a file for; nothing if it cannot open it.
+
+    Raises:
+        OSError: It lies behind an address and cannot be reached.
+    """
+    return _opened(gdal_name(path))[0]
+
+
+def _opened(name: str) -> tuple[str, tuple[str, ...]]:
+    file = _on_disk(name)
+    # What appears beside it changes the folder.
+    around = [] if is_remote(name) else _stamp(file.parent)
+    return _open_once(name, *_stamp(file), *around)
+
+
 @lru_cache(maxsize=2**16)
-def _read_with(name: str, *stamp: str | int) -> tuple[str, ...]:
-    """What one file says that it is read from."""
+def _open_once(name: str, *stamp: str | int) -> tuple[str, tuple[str, ...]]:
+    """Driver of a file, and what it says that it is read from."""
     try:
         with warnings.catch_warnings(), rasterio.Env(**patience(name)):
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
             with rasterio.open(name) as raster:
-                return tuple(raster.files)
+                return raster.driver, tuple(raster.files)
     except RasterioError:  # no raster
+        if error := trouble(name):
+            raise error from None
         if Path(name).suffix.lower() not in TOGETHER:
-            return ()
-        return tuple(map(str, Path(name).parent.glob(
+            return '', ()
+        return '', tuple(map(str, Path(name).parent.glob(
             f'{Path(name).stem}.*')))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as Part
 
@@ -135,6 +136,12 @@ def _source(like: ElementTree.Element, file: Path, place: Window,
     return source
 
 
+def _in_words(count: int, types: tuple[str, ...], nodata: str,
+              meaning: list[str], masked: bool) -> str:
+    return (f'{count} bands {", ".join(types)} of {", ".join(meaning)}, '
+            f'nodata {nodata}, {"with a" if masked else "no"} mask')
+
+
 def mosaic_of(paths: Sequence[Path]) -> Mosaic:
     """Tiles that belong together.
 
@@ -150,7 +157,11 @@ def mosaic_of(paths: Sequence[Path]) -> Mosaic:
     for path in paths:
         with open_raster(path, whole=False) as raster:
             grids[path] = grid_of(raster)
-            kinds[path] = raster.count, raster.dtypes, str(raster.nodatavals)
+            kinds[path] = (
+                raster.count, raster.dtypes, str(raster.nodatavals),
+                [kind.name for kind in raster.colorinterp],
+                any(MaskFlags.per_dataset in flags
+                    for flags in raster.mask_flag_enums))
     first = paths[0]
     own, kind = grids[first], kinds[first]
     if own.transform.is_identity:
@@ -164,9 +175,9 @@ def mosaic_of(paths: Sequence[Path]) -> Mosaic:
                      @ Affine.translation(left, top))
         if kinds[path] != kind or not same_grid(grid, moved):
             raise ValueError(
-                f'{path} ({told(grid)}, bands {kinds[path]}) does not fit '
-                f'{first} ({told(own)}, bands {kind}) in a mosaic; bring all '
-                'to one grid and kind, for example with gdalwarp.')
+                f'{path} ({told(grid)}, {_in_words(*kinds[path])}) does not '
+                f'fit {first} ({told(own)}, {_in_words(*kind)}) in a mosaic; '
+                'bring all to one grid and kind, for example with gdalwarp.')
         places[path] = top, left
     top, left = (min(axis) for axis in zip(*places.values()))
     files = {

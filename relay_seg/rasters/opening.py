@@ -17,8 +17,8 @@ from PIL import Image
 from rasterio._err import CPLE_BaseError, CPLE_OpenFailedError
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
-from .identity import files_of
-from .mosaics import can_open, missing_parts
+from .identity import driver_of, files_of
+from .mosaics import missing_parts
 from .remote import (
     Bytes,
     gdal_name,
@@ -38,6 +38,8 @@ SUFFIXES = frozenset((
 EXACT_OVERVIEWS = 'RELAY_SEG_EXACT_OVERVIEWS'
 #: Levels may be a little larger or smaller than a power of 2 has it.
 SLACK = 0.01
+#: Drivers that pass over tiles in silence.
+INDEXES = frozenset(('GTI', 'STACIT', 'STACTA'))
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 #: Virtual rasters that stay open, see :func:`_closed_after_errors`.
 _SPOILED: list[rasterio.DatasetReader] = []
@@ -83,7 +85,7 @@ def reused_raster(path: str | Path,
     with readable(path):
         raster = _open_once(str(path), factor, _stamp(path))
         # To enter it takes as long as a small read.
-        needed = raster.driver == 'PNG' or patience(path)
+        needed = raster.driver in ('PNG', 'VRT') or patience(path)
         try:
             with (_settings(path) if needed else nullcontext(),
                   _closed_after_errors(raster)):
@@ -130,9 +132,14 @@ def _open(path: str | Path, whole: bool = True,
         if files:
             raise FileNotFoundError(
                 f'{path} refers to {", ".join(files[:5])}'
-                f'{" and others" * (len(files) > 5)}, which are not there; '
-                'bring them back. (Prediction takes their pixels for no data '
-                'with --on-error skip.)')
+                f'{" and others" * (len(files) > 5)}, which are gone or '
+                'damaged; bring them back. (Prediction takes their pixels for '
+                'no data with --on-error skip.)')
+    if raster.driver in INDEXES:
+        raise ValueError(
+            f'{path} is an index of tiles ({raster.driver}), of which those '
+            'that cannot be opened would be zeros without a word; make a '
+            'virtual raster of the tiles: gdalbuildvrt mosaic.vrt TILES.')
     if raster.driver == 'VRT' and is_remote(path):
         refuse_local(path, [str(file) for file in files_of(path)])
     turn = _orientation(raster)
@@ -242,7 +249,7 @@ def readable(path: str | Path) -> Iterator[None]:
         words = without_keys(words) if is_virtual(path) else words
         # Asks again, and says what is wrong with the network.
         far = _far_files(path)
-        if far and (not not_opened(error) or all(map(can_open, far))):
+        if far and (not not_opened(error) or all(map(driver_of, far))):
             raise OSError(
                 f'{shown(path)} cannot be read ({words}), though it can be '
                 'reached; run the same command again. If '
@@ -311,7 +318,7 @@ class Handles:
 
 @contextmanager
 def _closed_after_errors(raster: rasterio.DatasetReader) -> Iterator[None]:
-    """Close a raster if there is an error, except for virtual ones.
+    """Close a raster if there is an error, unless GDAL remembers it.
 
     That a source of a virtual raster cannot be opened GDAL says once. From
     then on it gives zeros, without a word, and not to that raster alone: its
@@ -320,8 +327,8 @@ def _closed_after_errors(raster: rasterio.DatasetReader) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException:
-        if raster.driver == 'VRT':
+    except BaseException as error:
+        if not_opened(error):
             _SPOILED.append(raster)
         else:
             raster.close()
@@ -330,7 +337,7 @@ def _closed_after_errors(raster: rasterio.DatasetReader) -> Iterator[None]:
 
 def _far_files(path: str | Path) -> list[Path]:
     """Those of a raster that lie behind a network; all must answer."""
-    if not is_remote(path) and not str(path).lower().endswith('.vrt'):
+    if not is_remote(path) and driver_of(path) != 'VRT':
         return []
     return [file for file in files_of(path) if is_remote(file)]
 

@@ -4,15 +4,29 @@ GDAL says so once. Afterwards it gives zeros, also for rasters that come to
 lie at the same address of memory, while any other virtual raster is open.
 """
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
+from PIL import Image
 from rasterio.transform import Affine
+from rasterio.vrt import WarpedVRT
 
+from relay_seg.evaluation.scoring import score_prediction
 from relay_seg.inference import predict_raster
+from relay_seg.inference.polygons import write_polygons
 from relay_seg.inference.raster_source import ModelBands, RasterSource
-from relay_seg.rasters import Handles, open_raster, raster_reader
+from relay_seg.rasters import (
+    Handles,
+    mosaic_of,
+    open_raster,
+    opening,
+    raster_reader,
+    reused_raster,
+)
 from relay_seg.rasters.remote import gdal_name
 from relay_seg.views import Window
 
@@ -28,18 +42,19 @@ MOSAIC = ('<VRTDataset rasterXSize="128" rasterYSize="128"><SRS>EPSG:32648'
           '</VRTDataset>')
 
 
-def write_mosaic(path):
+def write_mosaic(path, only=(0, 1, 2, 3)):
     """Tiles of 64 pixels, two by two, beside the virtual raster."""
     path.parent.mkdir(exist_ok=True)
     tiles = ''
-    for i in range(4):
+    for i in only:
         name = f'{path.stem}{i}.tif'
+        left, top = i % 2 * TILE, i // 2 * TILE
         with rasterio.open(
                 path.with_name(name), 'w', driver='GTiff', count=1,
                 height=TILE, width=TILE, dtype='uint8', crs='EPSG:32648',
-                transform=Affine.translation(0, 1)) as raster:
+                transform=Affine(1, 0, left, 0, -1, 128 - top)) as raster:
             raster.write(np.full((1, TILE, TILE), 50 + i, np.uint8))
-        tiles += SOURCE.format(f'./{name}', i % 2 * TILE, i // 2 * TILE)
+        tiles += SOURCE.format(f'./{name}', left, top)
     path.write_text(MOSAIC.format(tiles))
     return path
 
@@ -88,19 +103,23 @@ def test_rasters_say_it_every_time(broken):
             raster.read(1)
 
 
-@pytest.mark.parametrize('fault', ['damaged'], indirect=True)
-def test_scenes_to_train_on_say_it_every_time(broken):
-    for _ in range(5):
-        read = raster_reader(broken, bands=None, fill=[0.])
-        for _ in range(4):
-            with pytest.raises(ValueError, match='m0.tif'):
-                read(Window(0, 0, 128, 128), 1)
+def test_it_is_said_before_any_work(broken):
+    """For a file may be read where it is not broken, and looked at first."""
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError, match='m0.tif'), \
+                open_raster(broken):
+            pass
+        with pytest.raises(FileNotFoundError, match='m0.tif'):
+            raster_reader(broken, bands=None, fill=[0.])
+        with pytest.raises(FileNotFoundError, match='m0.tif.*on-error skip'):
+            RasterSource([broken], ONE)
 
 
-@pytest.mark.parametrize('fault', ['damaged'], indirect=True)
-def test_a_prediction_says_it_every_time(broken):
-    source = RasterSource([broken], ONE)
+def test_a_scene_that_breaks_meanwhile(another, tmp_path):
+    path = write_mosaic(tmp_path / 'm.vrt')
+    source = RasterSource([path], ONE)
     reader = source.reader()
+    break_tile(path, 'missing')
 
     def refused(_):
         with pytest.raises(ValueError, match='m0.tif.*--on-error skip'):
@@ -158,13 +177,9 @@ def test_these_pixels_are_no_data_on_another_grid(broken, size):
 
 def test_a_tile_that_is_mended_counts_again(broken, fault):
     for skip in (True, False):
-        if fault == 'damaged' or skip:
-            reader = RasterSource(
-                [broken], ONE, skip_damaged=skip).reader()
-            try:
-                reader.native(Window(32, 32, 64, 64))
-            except ValueError:
-                assert not skip
+        with nullcontext() if skip else pytest.raises(FileNotFoundError):
+            RasterSource([broken], ONE, skip_damaged=skip).reader().native(
+                Window(32, 32, 64, 64))
     write_mosaic(broken)
     for _ in range(10):
         source = RasterSource([broken], ONE)
@@ -226,3 +241,163 @@ def test_the_map_is_that_of_a_hole(broken, cheap, tmp_path):
         classes = found.read(1)
         np.testing.assert_array_equal(classes, wanted.read(1))
     assert (classes[:64, :64] == 255).all()
+
+
+def test_what_is_read_first_lies_elsewhere(another, tmp_path):
+    """GDAL opens the only file of a raster then, and tells nobody."""
+    path = write_mosaic(tmp_path / 'm.vrt', only=[3])
+    break_tile(path, 'damaged', 3)
+    with pytest.raises(FileNotFoundError, match='m3.tif'):
+        RasterSource([path], ONE)
+    source = RasterSource([path], ONE, skip_damaged=True)
+    reader = source.reader()
+    for corner in (0, 64):
+        reader.native(Window(corner, corner, 64, 64))
+    assert source.damaged == [Window(64, 64, 64, 64)]
+
+
+@pytest.mark.parametrize('kind', ['missing', 'damaged', 'cut'])
+def test_large_windows(tmp_path, kind):
+    """GDAL would read them in threads, whose errors reach nobody."""
+    tiles, side = '', 600
+    for i in range(4):
+        with rasterio.open(
+                tmp_path / f't{i}.tif', 'w', driver='GTiff', count=1,
+                height=side, width=side, dtype='uint8') as raster:
+            raster.write(np.full((1, side, side), 50 + i, np.uint8))
+        tiles += SOURCE.format(
+            f't{i}.tif', i % 2 * side, i // 2 * side).replace(
+                'Size="64"', f'Size="{side}"')
+    path = tmp_path / 'm.vrt'
+    path.write_text(MOSAIC.format(tiles).replace('"128"', '"1200"'))
+    with rasterio.open(path) as raster:
+        assert raster.read(1).min() == 50
+    tile = tmp_path / 't1.tif'
+    if kind == 'cut':
+        tile.write_bytes(tile.read_bytes()[:100_000])
+    else:
+        break_tile(path.with_name('t.vrt'), kind, 1)
+    with pytest.raises(ValueError, match='t1.tif'), \
+            open_raster(path, whole=False) as raster:
+        raster.read(1)
+    source = RasterSource([path], ONE, skip_damaged=True)
+    pixels, valid = source.reader().native(Window(0, 0, 1200, 1200))
+    assert not valid[500:600, 600:].any()
+    assert valid[640:].all()  # a cut tile goes by blocks of 128 rows
+    assert pixels[0][valid].min() >= 50
+
+
+def test_scores_of_a_damaged_prediction(another, tmp_path):
+    truth = write_mosaic(tmp_path / 'truth.vrt')
+    path = write_mosaic(tmp_path / 'p.vrt')
+    break_tile(path, 'damaged')
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError, match='p0.tif'):
+            score_prediction(path, truth)
+        with pytest.raises(FileNotFoundError, match='p0.tif'):
+            write_polygons(path, tmp_path / 'out.gpkg', ['a'])
+
+
+def test_a_warped_part_of_a_mosaic(broken, fault):
+    """Where a hole lies in it nobody knows, so all of it is one."""
+    tile = broken.with_name('m0.tif')
+    break_it = tile.unlink if fault == 'missing' else partial(
+        tile.write_bytes, b'none')
+    write_mosaic(broken)
+    warped = broken.with_name('w.vrt')
+    with rasterio.open(broken) as raster, WarpedVRT(
+            raster, crs=raster.crs, width=96, height=96,
+            transform=Affine(1, 0, 32, 0, -1, 96)) as part:
+        rasterio.shutil.copy(part, warped, driver='VRT')
+    break_it()
+    source = RasterSource([warped], ONE, skip_damaged=True)
+    assert source.damaged == [Window(0, 0, 96, 96)]
+    assert not source.reader().native(Window(0, 0, 96, 96))[1].any()
+
+
+def test_a_link_to_a_mosaic(another, tmp_path):
+    """Its files lie beside the mosaic, whatever lies beside the link."""
+    path = write_mosaic(tmp_path / 'm.vrt')
+    link = tmp_path / 'links/m.vrt'
+    write_mosaic(link)
+    for i in range(4):
+        break_tile(link, 'damaged', i)
+    link.unlink()
+    link.symlink_to(path)
+    for skip in (False, True):
+        if skip:
+            break_tile(path, 'damaged')
+        source = RasterSource([link], ONE, skip_damaged=skip)
+        pixels, valid = source.reader().native(Window(0, 0, 128, 128))
+        assert valid[64:].all() and (pixels[0, 64:, 64:] == 53).all()
+        assert bool(valid[:64, :64].any()) != skip
+
+
+def test_what_else_a_mosaic_refers_to(broken):
+    """Attributes in other letters, overviews that are gone, raw numbers."""
+    broken.with_name('raw').write_bytes(bytes([9]) * 128**2)
+    broken.write_text(broken.read_text().replace(
+        'relativeToVRT', 'RelativeToVRT').replace(
+        '</VRTRasterBand>', '<Overview><SourceFilename relativeToVRT="1">'
+        'none.ovr</SourceFilename><SourceBand>1</SourceBand></Overview>'
+        '</VRTRasterBand><VRTRasterBand dataType="Byte" band="2" '
+        'subClass="VRTRawRasterBand"><SourceFilename relativeToVRT="1">raw'
+        '</SourceFilename><ImageOffset>0</ImageOffset><PixelOffset>1'
+        '</PixelOffset><LineOffset>128</LineOffset></VRTRasterBand>'))
+    two = ModelBands(np.zeros((2, 1, 1)), np.ones((2, 1, 1)), (0., 0.))
+    source = RasterSource([broken], two, skip_damaged=True)
+    assert source.damaged == [Window(0, 0, 64, 64)]
+    pixels, valid = source.reader().native(Window(0, 0, 128, 128))
+    assert valid[64:].all() and (pixels[0, 64:, 64:] == 53).all()
+    assert (pixels[1, 64:] == 9).all()
+
+
+def test_a_cut_picture_in_a_mosaic_of_another_name(tmp_path):
+    rng = np.random.default_rng(0)
+    picture = tmp_path / 'm.png'
+    Image.fromarray(rng.integers(1, 9, (64, 64), np.uint8)).save(picture)
+    picture.write_bytes(picture.read_bytes()[:1500])
+    path = tmp_path / 'm.xml'
+    path.write_text(MOSAIC.format(SOURCE.format('m.png', 0, 0)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match='m.png'), \
+                reused_raster(path) as raster:
+            raster.read(1)
+
+
+def test_handles_of_damaged_files_are_closed(tmp_path):
+    path = write_mosaic(tmp_path / 'm.vrt', only=[0]).with_name('m0.tif')
+    path.write_bytes(path.read_bytes()[:2000])
+    before = len(opening._SPOILED)
+    reader = RasterSource(
+        [path], ONE, pixel_size=1.5, skip_damaged=True).reader()
+    for top in range(0, 40, 4):
+        reader.native(Window(top, 0, 4, 40))
+    assert len(opening._SPOILED) == before
+
+
+def test_indexes_of_tiles_are_refused(tmp_path):
+    broken = write_mosaic(tmp_path / 'm.vrt')
+    break_tile(broken, 'missing', 3)
+    raw = pytest.importorskip('pyogrio.raw')
+    shapely = pytest.importorskip('shapely')
+    tiles = [str(broken.with_name(f'm{i}.tif')) for i in range(4)]
+    index = broken.with_name('i.gti.gpkg')
+    raw.write(index, shapely.to_wkb(np.array([
+        shapely.box(x, y, x + 64, y + 64)
+        for x, y in ((0, 64), (64, 64), (0, 0), (64, 0))])),
+        [np.array(tiles, object)], ['location'], crs='EPSG:32648',
+        geometry_type='Polygon', layer='index')
+    with pytest.raises(ValueError, match='i.gti.gpkg.*gdalbuildvrt'), \
+            open_raster(index):
+        pass
+
+
+def test_masks_of_all_tiles_or_of_none(tmp_path):
+    path = write_mosaic(tmp_path / 'm.vrt')
+    tiles = [path.with_name(f'm{i}.tif') for i in range(4)]
+    assert len(mosaic_of(tiles).files) == 4
+    with rasterio.open(tiles[2], 'r+') as raster:
+        raster.write_mask(np.eye(TILE, dtype=bool))
+    with pytest.raises(ValueError, match='m2.tif.*with a mask.*gdalwarp'):
+        mosaic_of(tiles)
