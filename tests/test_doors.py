@@ -462,7 +462,7 @@ def test_pixels_of_a_missing_tile_are_no_data(tmp_path):
             expected = np.ones((512, 512), bool)
             expected[256:, 256:] = False
             np.testing.assert_array_equal(valid, expected)
-        assert sum(w.height * w.width for w in source.damaged) == 256**2
+        assert sum(w.height * w.width for w in source.damage.regions) == 256**2
 
 
 def test_a_mosaic_that_is_not_whole_is_no_scene_to_train_on(tmp_path):

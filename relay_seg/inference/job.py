@@ -271,7 +271,7 @@ class Job:
     def damaged(self, region: Window) -> list[Window]:
         """What could not be read of a region, as far as known."""
         top, left, height, width, _ = region
-        return [w for w in list(self.source.damaged)
+        return [w for w in self.source.damage.regions
                 if w.top < top + height and w.top + w.height > top
                 and w.left < left + width and w.left + w.width > left]
 

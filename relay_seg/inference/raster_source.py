@@ -6,13 +6,11 @@ from functools import partial
 from itertools import groupby, product
 from math import ceil, floor
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import rasterio
 import torch
 from affine import Affine
-from mmengine.logging import MMLogger
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from torch import Tensor
@@ -33,12 +31,13 @@ from relay_seg.rasters import (
     transform_of,
 )
 from relay_seg.rasters.grid import told
-from relay_seg.rasters.mosaics import missing_parts, without
-from relay_seg.rasters.opening import not_opened, said
+from relay_seg.rasters.mosaics import without
+from relay_seg.rasters.opening import said
 from relay_seg.rasters.physical import UM, Micrometres, physical_pixel
 from relay_seg.rasters.remote import gdal_name, shown
 from relay_seg.views import Window
 
+from .damage import Damage
 from .source import ModelBands
 
 BLOCK = 64, 512  # rows of a file's blocks that are worth aligning with
@@ -71,9 +70,6 @@ class RasterSource:
                  skip_damaged: bool = False) -> None:
         self.paths = tuple(Path(path) for path in paths)
         self.name = '+'.join(map(shown, paths))
-        self.damaged: list[Window] = []
-        self._lacking: dict[Path, frozenset[str]] = {}
-        self._noting, self._looking = Lock(), Lock()
         self.skip_damaged = skip_damaged
         with ExitStack() as stack:
             files = [stack.enter_context(
@@ -84,7 +80,7 @@ class RasterSource:
             #: Side of a pixel in metres, of files without a place.
             self.physical = physical_pixel(first)
             self.shape: tuple[int, int] = first.shape
-            self._files_shape = self.shape
+            files_shape = self.shape
             #: From pixels of the files to those of the scene.
             self._rescaled = Affine.identity()
             rows, columns = first.block_shapes[0]
@@ -96,11 +92,10 @@ class RasterSource:
                 self._check_grid(raster)
             if pixel_size:
                 self._resample(pixel_size)
-            self._virtual = {path for path, raster in zip(self.paths, files)
-                             if raster.driver == 'VRT'}
-            if skip_damaged:
-                for path in self._virtual:
-                    self._note_missing(path)
+            self.damage = Damage(
+                [path for path, raster in zip(self.paths, files)
+                 if skip_damaged and raster.driver == 'VRT'],
+                files_shape, self._touched)
             self.layers = [
                 self._layer_of(self.paths[i], files[i], chosen, fill)
                 for i, chosen, fill in self._chosen(files, bands)]
@@ -146,15 +141,11 @@ class RasterSource:
 
     def open(self, path: Path) -> rasterio.DatasetReader:
         """A file of the scene, without what it lacks, as it is read."""
-        if lacking := self.lacking(path):
+        if lacking := self.damage.lacking(path):
             xml = without(path, lacking).encode()
             with rasterio.MemoryFile(xml, filename=path.name) as file:
                 return self._as_read(rasterio.open(file.name))
         return self._as_read(rasterio.open(gdal_name(path)))
-
-    def lacking(self, path: Path) -> frozenset[str]:
-        """Files of a virtual raster that are known to be missing."""
-        return self._lacking.get(path, frozenset())
 
     def _as_read(self, raster: rasterio.DatasetReader
                  ) -> rasterio.DatasetReader:
@@ -240,15 +231,6 @@ class RasterSource:
     def reader(self) -> 'RasterReader':
         return RasterReader(self)
 
-    def _note_missing(self, path: Path, far: bool = False) -> None:
-        """Remember what a virtual raster lacks."""
-        found = missing_parts(path, self._files_shape, far)
-        for file, window in found:
-            self.note_damage(self._touched(window), path,
-                             f'{shown(file)} is missing or damaged')
-        self._lacking[path] = self.lacking(path).union(
-            part.file for part in found)
-
     def _touched(self, window: Window) -> Window:
         """Pixels of the scene that hold something of some of the files."""
         if self.warp is None:
@@ -261,34 +243,6 @@ class RasterSource:
             (floor(min(values)), ceil(max(values))) for values in zip(
                 *corners))
         return Window(y, x, bottom - y, right - x)
-
-    def look_closer(self, path: Path, known: frozenset[str],
-                    error: BaseException) -> bool:
-        """Whether a virtual raster lacks more than known when it was read.
-
-        Args:
-            path: File.
-            known: What was known to be missing.
-            error: What came of reading it; if a file could not be opened,
-                each of them is looked at.
-        """
-        with self._looking:
-            if (self.lacking(path) == known and path in self._virtual
-                    and not_opened(error)):
-                self._note_missing(path, far=True)
-            return self.lacking(path) != known
-
-    def note_damage(self, region: Window, path: Path, error: str) -> None:
-        """Remember, and say once, that a region cannot be read."""
-        with self._noting:
-            known = region in self.damaged
-            if not known:
-                self.damaged.append(region)
-        if not known:
-            MMLogger.get_current_instance().warning(
-                f'{path}: {region.height} x {region.width} pixels from row '
-                f'{region.top}, column {region.left} cannot be read '
-                f'({error}); they become no data.')
 
 
 class RasterReader:
@@ -305,7 +259,7 @@ class RasterReader:
         pixels = layers[0] if len(layers) == 1 else np.concatenate(layers)
         valid = np.ones(pixels.shape[1:], bool) if source.bytes else (
             ~np.isnan(pixels).all(axis=0))
-        for hole in list(source.damaged):
+        for hole in source.damage.regions:
             y, x = hole.top - region.top, hole.left - region.left
             inside = (slice(max(y, 0), max(y + hole.height, 0)),
                       slice(max(x, 0), max(x + hole.width, 0)))
@@ -315,7 +269,7 @@ class RasterReader:
 
     def _layer(self, layer: FileBands, region: Window) -> np.ndarray:
         source = self._source
-        known = source.lacking(layer.path)
+        known = source.damage.lacking(layer.path)
         try:
             with self._lend(layer.path) as raster:
                 if source.bytes:
@@ -330,7 +284,7 @@ class RasterReader:
                     f'column {region.left} ({said(error)}); it is damaged. '
                     'Replace it, or take what cannot be read for no data '
                     'with --on-error skip.') from error
-            if source.look_closer(layer.path, known, error):
+            if source.damage.is_more(layer.path, known, error):
                 return self._layer(layer, region)
         return self._by_blocks(layer, region)
 
@@ -345,7 +299,7 @@ class RasterReader:
                     pixels = read_data(raster, block, layer.content,
                                        layer.fill)
             except ValueError as error:
-                self._source.note_damage(whole, layer.path, said(error))
+                self._source.damage.note(whole, layer.path, said(error))
                 continue
             y, x = block.top - region.top, block.left - region.left
             out[:, y:y + block.height, x:x + block.width] = pixels
@@ -354,7 +308,7 @@ class RasterReader:
     def _lend(self, path: Path) -> AbstractContextManager[
             rasterio.DatasetReader]:
         """The file without all that it is known to lack."""
-        key = path, self._source.lacking(path)
+        key = path, self._source.damage.lacking(path)
         if key not in self._handles:
             self._handles.setdefault(
                 key, Handles(path, partial(self._source.open, path)))

@@ -75,7 +75,6 @@ class Source(Protocol):
     tiled: bool
     bands: int
     bytes: bool
-    damaged: list[Window]
 
     def reader(self) -> Reader:
         """A reader with files of its own, read from top to bottom."""
@@ -130,7 +129,6 @@ class ArraySource:
         self.shape: tuple[int, int] = array.shape[1:]
         self.bands = len(array)
         self.bytes = array.dtype == np.uint8 and nodata is None
-        self.damaged: list[Window] = []
         self._array, self._nodata = array, nodata
 
     def reader(self) -> 'ArraySource':

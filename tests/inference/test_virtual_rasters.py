@@ -149,7 +149,7 @@ def test_just_these_pixels_are_no_data(broken, threads):
             wanted = expected[top:top + 40, left:left + 40]
             np.testing.assert_array_equal(pixels, wanted)
             np.testing.assert_array_equal(valid, ~np.isnan(wanted))
-        assert source.damaged == [Window(0, 0, 64, 64)]
+        assert source.damage.regions == [Window(0, 0, 64, 64)]
         break_tile(broken, 'missing', 3)
         reader = source.reader()
         expected[64:, 64:] = np.nan
@@ -209,7 +209,7 @@ def test_functions_of_pixels_need_all_their_files(broken):
         'band="1">', 'band="1" subClass="VRTDerivedRasterBand">'
         '<PixelFunctionType>sum</PixelFunctionType>'))
     source = RasterSource([broken], ONE, skip_damaged=True)
-    assert source.damaged == [Window(0, 0, 128, 128)]
+    assert source.damage.regions == [Window(0, 0, 128, 128)]
     assert not source.reader().native(Window(0, 0, 128, 128))[1].any()
 
 
@@ -253,7 +253,7 @@ def test_what_is_read_first_lies_elsewhere(another, tmp_path):
     reader = source.reader()
     for corner in (0, 64):
         reader.native(Window(corner, corner, 64, 64))
-    assert source.damaged == [Window(64, 64, 64, 64)]
+    assert source.damage.regions == [Window(64, 64, 64, 64)]
 
 
 @pytest.mark.parametrize('kind', ['missing', 'damaged', 'cut'])
@@ -311,7 +311,7 @@ def test_a_warped_part_of_a_mosaic(broken, fault):
         rasterio.shutil.copy(part, warped, driver='VRT')
     break_it()
     source = RasterSource([warped], ONE, skip_damaged=True)
-    assert source.damaged == [Window(0, 0, 96, 96)]
+    assert source.damage.regions == [Window(0, 0, 96, 96)]
     assert not source.reader().native(Window(0, 0, 96, 96))[1].any()
 
 
@@ -346,7 +346,7 @@ def test_what_else_a_mosaic_refers_to(broken):
         '</PixelOffset><LineOffset>128</LineOffset></VRTRasterBand>'))
     two = ModelBands(np.zeros((2, 1, 1)), np.ones((2, 1, 1)), (0., 0.))
     source = RasterSource([broken], two, skip_damaged=True)
-    assert source.damaged == [Window(0, 0, 64, 64)]
+    assert source.damage.regions == [Window(0, 0, 64, 64)]
     pixels, valid = source.reader().native(Window(0, 0, 128, 128))
     assert valid[64:].all() and (pixels[0, 64:, 64:] == 53).all()
     assert (pixels[1, 64:] == 9).all()
