@@ -21,9 +21,8 @@ class Damage:
             hold something of it.
     """
 
-    def __init__(self, mosaics: Iterable[Path] = (),
-                 shape: tuple[int, int] = (0, 0),
-                 place: Callable[[Window], Window] = lambda w: w) -> None:
+    def __init__(self, mosaics: Iterable[Path], shape: tuple[int, int],
+                 place: Callable[[Window], Window]) -> None:
         self._lacking = {path: frozenset[str]() for path in mosaics}
         self._shape, self._place = shape, place
         self._regions: list[Window] = []
