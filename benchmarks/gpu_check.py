@@ -49,14 +49,14 @@ class Part:
 #: In this order; the last one takes what time is left.
 PARTS = {
     'machine': Part('machine', 30),
-    'backbones': Part('correctness', 60, checks=True),
+    'backbones': Part('correctness', 90, checks=True),
     'scenes': Part('correctness', 40, checks=True),
     'trainings': Part('trainings', 110, checks=True),
     'compiling': Part('correctness', 100, checks=True),
-    'speed': Part('speed', 90),
+    'speed': Part('speed', 120),
     'kernels': Part('speed', 45),
-    'predicting': Part('predicting', 60),
-    'compiled': Part('speed', 90),
+    'predicting': Part('predicting', 75),
+    'compiled': Part('speed', 110),
     'evidence': Part('evidence', float('inf')),
 }
 

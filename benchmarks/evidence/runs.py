@@ -222,12 +222,15 @@ def train_and_test(variant: Variant, task: str, data_root: Path,
         tests=tests)
 
 
-def work(model: torch.nn.Module, cfg: Config) -> int:
+def work(model: torch.nn.Module, cfg: Config) -> float:
     """FLOPs of one forward pass of training, losses included."""
-    model = deepcopy(model).cpu()
-    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    model, loader = deepcopy(model).cpu(), deepcopy(cfg.train_dataloader)
+    # As much for each window; batch norm wants two.
+    loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    batch = next(iter(Runner.build_dataloader(loader, seed=0)))
     data = model.data_preprocessor(batch, training=True)
-    return counted_flops(model, lambda: model.loss(**data))
+    return counted_flops(
+        model, lambda: model.loss(**data)) * cfg.train_dataloader.batch_size / 2
 
 
 def work_of_a_pixel(model: torch.nn.Module, cfg: Config) -> float:

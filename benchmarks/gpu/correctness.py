@@ -31,7 +31,8 @@ from .setting import (
     show_everything,
 )
 
-MODELS = 'RT-ViT-S', 'RT-SwinV2-T', 'RT-SegFormer-B0'
+MODELS = ('RT-ViT-S', 'RT-SwinV2-T', 'RT-SegFormer-B0', 'RT-Lean-ViT-S',
+          'RT-Lean-SwinV2-T', 'RT-DINOv3-S')
 DTYPES = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 #: How far logits and gradients may be from those of float32 on the CPU, as
 #: relative L2 distance, and why. Of these models it is, at most, 2e-6 and
@@ -96,7 +97,7 @@ def backbones(setting: Setting, records: Records) -> None:
 def backbone(setting: Setting, records: Records, name: str) -> None:
     """As :func:`backbones`, one of them."""
     model = build(config(setting, name))
-    views = random_views(setting, 2)
+    views = random_views(setting, 2, model.contexts)
     show_everything(model, views)
     labels = random_labels(setting, 2, model.contexts)
     expected = logits_and_gradients(model, views, labels, None)
@@ -120,7 +121,7 @@ def scenes(setting: Setting, records: Records) -> None:
     exactly()
     name = 'RT-SwinV2-T'
     model = build(config(setting, name))
-    show_everything(model, random_views(setting, 2))
+    show_everything(model, random_views(setting, 2, model.contexts))
     with records.attempt('slide inference'):
         slide(setting, records, model)
     with records.attempt('CUDA graph'):
@@ -152,7 +153,8 @@ def recorded(setting: Setting, records: Records,
     """Logits of a batch that is played back, after others."""
     model = model.to(setting.device)
     batches = [tuple(view.to(setting.device)
-                     for view in random_views(setting, 2, seed=seed))
+                     for view in random_views(
+                         setting, 2, model.contexts, seed))
                for seed in range(3)]
     forward = Forward(model, (setting.side, setting.side), 2)
     with torch.no_grad():
@@ -229,7 +231,7 @@ def compiling(setting: Setting, records: Records) -> None:
     for name in ('RT-ViT-S', 'RT-SwinV2-T'):
         with records.attempt(name):
             model = build(config(setting, name))
-            views = random_views(setting, 2)
+            views = random_views(setting, 2, model.contexts)
             show_everything(model, views)
             model = model.to(setting.device)
             views = tuple(view.to(setting.device) for view in views)

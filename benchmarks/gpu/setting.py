@@ -17,7 +17,7 @@ import relay_seg.registered  # noqa: F401
 from relay_seg.config import load_config
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.structures import label_field
-from relay_seg.views import LOCAL, Context, Views
+from relay_seg.views import LOCAL, Context, Views, view_sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES, IGNORE = 5, 255
@@ -29,9 +29,12 @@ CONFIGS = {
     'SwinV2-S': 'plain/swin2_s_dubai.py',
     'RT-SwinV2-T': 'relay/rt_swin2_t_dubai.py',
     'RT-SegFormer-B0': 'relay/rt_segformer_b0_dubai.py',
+    'RT-Lean-ViT-S': 'relay/rt_lean_vit_s_dubai.py',
+    'RT-Lean-SwinV2-T': 'relay/rt_lean_swin2_t_dubai.py',
+    'RT-DINOv3-S': 'relay/rt_dinov3_s_dubai.py',
 }
 #: Widths of feature maps of the tiny models, by kind of backbone.
-TINY = dict(ViT=[24] * 4, Swin=[12, 24, 48, 96], MiT=[8, 16, 40, 64])
+TINY = dict(Timm=[384] * 4, ViT=[24] * 4, Swin=[12, 24, 48, 96], MiT=[8, 16, 40, 64])
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,10 @@ def config(setting: Setting, name: str) -> Config:
 def make_tiny(model: Config) -> None:
     """All widths and depths as small as they can be."""
     backbone, head = model.backbone, model.decode_head
-    if 'patch_size' in backbone:
+    if 'Timm' in backbone.type:  # its sizes have names; the least wide
+        kind = 'Timm'
+        backbone.arch = 'vit_small_patch16_dinov3'
+    elif 'patch_size' in backbone:
         kind = 'ViT'
         backbone.arch = dict(embed_dims=24, num_layers=4, num_heads=3,
                              feedforward_channels=48)
@@ -120,16 +126,18 @@ def show_everything(model: SlideEncoderDecoder, views: Views) -> None:
     bias -= model.window_logits(views).mean((0, 2, 3))
 
 
-def random_views(setting: Setting, batch: int, views: int = 2,
+def random_views(setting: Setting, batch: int, contexts: Sequence[Context],
                  seed: int = 0) -> Views:
     """Normalised views on the CPU, fine noise on coarse fields."""
     generator = torch.Generator().manual_seed(seed)
-    shape = views, batch, 3
-    side = setting.side
-    fields = torch.randn(*shape, side // 16, side // 16, generator=generator)
-    fields = fields.repeat_interleave(16, 3).repeat_interleave(16, 4)
-    noise = torch.randn(*shape, side, side, generator=generator)
-    return tuple(fields + 0.3 * noise)
+    views = []
+    for size in view_sizes((setting.side, setting.side), contexts):
+        fields = torch.randn(batch, 3, *(side // 16 for side in size),
+                             generator=generator)
+        fields = fields.repeat_interleave(16, 2).repeat_interleave(16, 3)
+        views.append(fields + 0.3 * torch.randn(
+            batch, 3, *size, generator=generator))
+    return tuple(views)
 
 
 def random_labels(setting: Setting, batch: int,

@@ -31,9 +31,9 @@ MODELS = 'RT-ViT-S', 'ViT-S', 'SwinV2-S', 'RT-SwinV2-S'
 #: What matters most comes first: the time may not be enough for all.
 BATCHES, PRECISIONS = (32, 64, 8), ('bf16', 'fp32')
 #: What is compiled, by its column: a step, and a mode of torch.compile.
-COMPILED = dict(recorded=('training', 'reduce-overhead'),
+COMPILED = dict(inductor=('training', None),
                 compiled=('prediction', None),
-                inductor=('training', None))
+                recorded=('training', 'reduce-overhead'))
 SECONDS, ROUNDS = 0.25, 3  # of one measurement
 #: Kernels and operators of attention, by their names.
 ATTENTION = re.compile(r'flash|fmha|sdpa|attention', re.I)
@@ -54,10 +54,9 @@ class Runs:
         self.device, self.batch = setting.device, batch
         self.precision = precision
         self.model = model.to(self.device)
-        count = 1 + len(model.contexts)
         self.views: Views = tuple(
             view.to(self.device)
-            for view in random_views(setting, batch, count))
+            for view in random_views(setting, batch, model.contexts))
         self.labels = random_labels(
             setting, batch, model.contexts, self.device)
 
@@ -106,7 +105,7 @@ def loss(model: SlideEncoderDecoder, views: Views,
 
 def flops(setting: Setting, model: SlideEncoderDecoder) -> dict[str, float]:
     """Operations for a window; a backward pass counts as two forward."""
-    views = random_views(setting, 2, 1 + len(model.contexts))
+    views = random_views(setting, 2, model.contexts)
     labels = random_labels(setting, 2, model.contexts)
     model.eval()
     return dict(
@@ -215,8 +214,8 @@ def compiled(setting: Setting, records: Records) -> None:
     if setting.smoke:
         models = dict([*models.items()][:1])
     for batch in (2, ) if setting.smoke else BATCHES:
-        for label in COMPILED:
-            for name, model in models.items():
+        for name, model in models.items():
+            for label in COMPILED:
                 with records.attempt(f'{name}, {label}, {batch}'):
                     compile_one(setting, records, name, model, label, batch)
                 model.zero_grad()
