@@ -229,8 +229,8 @@ def work(model: torch.nn.Module, cfg: Config) -> float:
     loader.update(batch_size=2, num_workers=0, persistent_workers=False)
     batch = next(iter(Runner.build_dataloader(loader, seed=0)))
     data = model.data_preprocessor(batch, training=True)
-    return counted_flops(
-        model, lambda: model.loss(**data)) * cfg.train_dataloader.batch_size / 2
+    windows = cfg.train_dataloader.batch_size / 2
+    return windows * counted_flops(model, lambda: model.loss(**data))
 
 
 def work_of_a_pixel(model: torch.nn.Module, cfg: Config) -> float:

@@ -72,6 +72,8 @@ def variants(pipeline: list[dict], smoke: bool) -> list[Variant]:
             options = {'train_dataloader.dataset.pipeline': pipeline, **more}
             if smoke:
                 options |= tiny_options(config)
+            elif 'swin' in name:  # the experiments would choose smaller ones
+                options['model.backbone.window_size'] = [8] * 4
             found.append(Variant(title, f'../../gpu/configs/{config}',
                                  options, passes))
     return found

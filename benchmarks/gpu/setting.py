@@ -34,7 +34,8 @@ CONFIGS = {
     'RT-DINOv3-S': 'relay/rt_dinov3_s_dubai.py',
 }
 #: Widths of feature maps of the tiny models, by kind of backbone.
-TINY = dict(Timm=[384] * 4, ViT=[24] * 4, Swin=[12, 24, 48, 96], MiT=[8, 16, 40, 64])
+TINY = dict(Timm=[384] * 4, ViT=[24] * 4, Swin=[12, 24, 48, 96],
+            MiT=[8, 16, 40, 64])
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,7 @@ def test_another_prediction_is_found(tiny, tmp_path, monkeypatch):
 
 def test_every_class_is_predicted_somewhere(tiny):
     model = setting.build(setting.config(tiny, 'RT-SwinV2-T'))
-    views = setting.random_views(tiny, 2)
+    views = setting.random_views(tiny, 2, model.contexts)
     setting.show_everything(model, views)
     with torch.no_grad():
         ids = model.window_logits(views).argmax(1)
@@ -369,7 +369,8 @@ def results():
              attention_share=0.25),
         *(dict(part='evidence', kind='row', table='evidence', seed=seed,
                model='RT-ViT-S', task='sample', mIoU=40. + 2 * seed,
-               iterations=400, train_seconds=20. + seed, train_flops=1e15)
+               iterations=400, train_seconds=20. + seed, train_flops=1e15,
+               pixel_flops=5e5)
           for seed in range(2))]
 
 
@@ -404,7 +405,7 @@ def test_tables_of_a_run(page, tmp_path, monkeypatch):
     assert '| RT-ViT-S | 64 |  |  |  | out of memory |' in text
     assert '`_scaled_dot_product_flash_attention` x 24' in text
     assert '| `flash::kernel` x 24 | 25% | 629 | 12.3 |' in text
-    assert '| sample | RT-ViT-S | 41.0 ± 1.4 | 2 | 400 | 20 | 1000 |' in text
+    assert '| sample | RT-ViT-S | 41.0 ± 1.4 | 2 | 400 | 1000 | 500 |' in text
     assert '| ViT-S | 8 |  |  |' in text  # not measured
     assert records.read(tmp_path / 'measured') == results()
 
@@ -452,7 +453,7 @@ def test_smoke_run(tmp_path):
     assert {r['part']: r['how'] for r in found if r['kind'] == 'end'} == (
         dict.fromkeys(gpu_check.PARTS, 'done')), done.stdout
     assert not [r for r in found if r['kind'] == 'traceback']
-    assert sum(r['kind'] == 'check' for r in found) == 29
+    assert sum(r['kind'] == 'check' for r in found) == 47
     assert {r['table'] for r in found if r['kind'] == 'row'} == {
         'products', 'training', 'prediction', 'kernels', 'predict_raster',
         'tools/predict.py', 'evidence'}
