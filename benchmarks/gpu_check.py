@@ -27,7 +27,6 @@ from gpu import records, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSED, FAILED, NO_GPU, INTERRUPTED = 0, 1, 3, 130
-MINUTES, SMOKE_MINUTES = 9., 45.
 #: Seconds: until imports are done, between looks, for a part to end itself.
 STARTING, LOOKING, ENDING = 120., 0.2, 5.
 
@@ -38,7 +37,7 @@ class Part:
 
     Args:
         module: Module in benchmarks/gpu with a function of the part's name.
-        limit: Seconds it may take when all take nine minutes.
+        limit: Seconds it may take, unless --minutes says otherwise.
         checks: Whether its end without a result is a failure.
     """
     module: str
@@ -57,8 +56,10 @@ PARTS = {
     'kernels': Part('speed', 45),
     'predicting': Part('predicting', 75),
     'compiled': Part('speed', 110),
-    'evidence': Part('evidence', float('inf')),
+    'evidence': Part('evidence', 480),
 }
+#: How much longer everything may take on a CPU, in tiny.
+SMOKE_PACE = 5.
 
 
 def run_parts(args: argparse.Namespace) -> int:
@@ -71,7 +72,9 @@ def run_parts(args: argparse.Namespace) -> int:
     raw = {task: Path(folder) for task, folder in args.raw.items()}
     for name in args.part:
         now = time.monotonic()
-        limit = min(PARTS[name].limit * args.pace, args.until - now)
+        limit = args.until - now
+        if name != args.part[-1]:
+            limit = min(PARTS[name].limit * args.pace, limit)
         tell = partial(records.append, args.out)
         if limit <= 0:
             tell(dict(part=name, kind='end', how='no time was left',
@@ -172,13 +175,14 @@ def run_all(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name in PARTS if name in (args.parts or PARTS)]
     records.forget(out, names)
-    minutes = args.minutes or (SMOKE_MINUTES if args.smoke else MINUTES)
-    until = time.monotonic() + 60 * minutes - ENDING
+    limits = sum(PARTS[name].limit for name in names)
+    pace = (60 * args.minutes / limits if args.minutes
+            else SMOKE_PACE if args.smoke else 1.)
+    until = time.monotonic() + pace * limits - ENDING
     env = os.environ | dict(PYTHONUNBUFFERED='1', PYTHONPATH=os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
     if args.smoke:
         env['CUDA_VISIBLE_DEVICES'] = ''
-    pace = minutes / MINUTES
     needed, code = [name for name in names if PARTS[name].checks], None
     try:
         while names:
@@ -217,8 +221,9 @@ def parse_args() -> argparse.Namespace:
     add('out', nargs='?', type=Path, default='work_dirs/gpu_check',
         help='folder for the results (%(default)s)')
     add('--smoke', action='store_true', help='the same in tiny, on a CPU')
+    minutes = sum(part.limit for part in PARTS.values()) / 60
     add('--minutes', type=float, help='time for everything '
-        f'({MINUTES:g} by default, {SMOKE_MINUTES:g} with --smoke)')
+        f'({minutes:g} for all parts by default)')
     add('--parts', nargs='+', choices=list(PARTS), metavar='PART',
         help=f'of {", ".join(PARTS)}; all by default. What OUT holds of '
         'others is kept')

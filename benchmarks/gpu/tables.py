@@ -70,9 +70,11 @@ def block(found: Sequence[dict]) -> str:
         'Operators and kernels of attention, launched one by one; the last '
         'column is the time of all kernels without what lies between them:',
         kernels(found),
-        'Prediction from file to file, and the seconds of its stages, which '
-        'overlap; the last column is the whole command:', files(found),
-        'Trainings from random weights, 256 pixels, mIoU and its deviation:',
+        'Prediction from file to file of a scene of one block, in windows of '
+        '256 pixels every "stride" pixels, and the seconds of its stages; the '
+        'last column is the whole command:', files(found),
+        'Trainings from random weights, windows of 256 pixels, mIoU and its '
+        'deviation:',
         evidence(found)]) + '\n'
 
 
@@ -96,7 +98,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def checks(found: Sequence[dict]) -> str:
     return table(['check', 'error', 'at most', 'passed'], [
-        [r['name'], f'{r["error"]:.1e}', f'{r["limit"]:.1e}',
+        [named(r, r['name']), f'{r["error"]:.1e}', f'{r["limit"]:.1e}',
          'yes' if r['ok'] else '**no**']
         for r in found if r['kind'] == 'check'])
 
@@ -134,7 +136,7 @@ def kernels(found: Sequence[dict]) -> str:
         for precision in ('fp32', 'bf16'):
             for step in ('prediction', 'training'):
                 row = by.get((model, precision, step))
-                rows.append([model, precision, step, *(
+                rows.append([named(row, model), precision, step, *(
                     [''] * 6 if row is None else [
                         row['batch'],
                         counted(row['operators']), counted(row['attention']),
@@ -145,6 +147,11 @@ def kernels(found: Sequence[dict]) -> str:
                         if 'milliseconds' in row else ''])])
     return table(['model', 'precision', 'step', 'windows', 'operators',
                   'kernels', 'share of time', 'all kernels', 'ms'], rows)
+
+
+def named(row: dict | None, name: str) -> str:
+    """With the card, where a result was taken over from a run on another."""
+    return f'{name} ({row["card"]})' if row and 'card' in row else name
 
 
 def counted(names: dict[str, int]) -> str:
@@ -167,13 +174,14 @@ def files(found: Sequence[dict]) -> str:
                 'predict_raster', 'tools/predict.py'))
             rows.append([
                 model, precision, *(
-                    ['', ''] if inner is None else
-                    [f'{inner["megapixels"] / inner["seconds"]:.1f}',
+                    [''] * 3 if inner is None else
+                    [inner['stride'],
+                     f'{inner["megapixels"] / inner["seconds"]:.1f}',
                      ', '.join(f'{name} {seconds:.1f}' for name, seconds
                                in inner['stages'].items())]),
                 '' if command is None else
                 f'{command["megapixels"] / command["seconds"]:.1f}'])
-    return table(['model', 'precision', 'MP / s', 'seconds',
+    return table(['model', 'precision', 'stride', 'MP / s', 'seconds',
                   'MP / s with start'], rows)
 
 
