@@ -4,5 +4,5 @@ _base_ = [
 ]
 model = dict(
     data_preprocessor={{_base_.data_preprocessor}},
-    # As good as 512 here, at a third of the time: docs/performance.md.
+    # Within chance of 512, at a third of the time: docs/performance_cpu.md.
     decode_head=dict(num_classes=5, channels=128))
