@@ -1,6 +1,7 @@
 """From a config to a run of the host's runner."""
 import gc
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from relay_seg.checkpoints import (
     CheckpointError,
+    check_class_order,
     is_training_state,
     last_loadable,
     model_weights,
@@ -83,6 +85,12 @@ class RelayRunner(Runner):
         return super().test()
 
     @property
+    def _classes(self) -> Sequence[str]:
+        """Names of the classes, as the config has them."""
+        from relay_seg.inference.model import dataset_meta
+        return dataset_meta(self.cfg).get('classes') or ()
+
+    @property
     def _bare_model(self) -> nn.Module:
         model = self.model
         return model.module if is_model_wrapper(model) else model
@@ -126,6 +134,8 @@ class RelayRunner(Runner):
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
         if self._resume:
             self._check_training_state(checkpoint, filename)
+        if self._resume or not self._trains:
+            check_class_order(checkpoint, self._classes, filename)
         # Before hooks look at it: one of averaged weights copies them.
         weights = with_our_names(
             self.model, model_weights(checkpoint, filename), filename)

@@ -4,6 +4,7 @@ from .errors import CheckpointError, UnsafeCheckpointError
 from .hook import WholeCheckpointHook
 from .host_loaders import register_loaders
 from .loading import (
+    check_class_order,
     load_weights,
     place_weights,
     with_our_names,
@@ -16,8 +17,9 @@ from .writing import register_writer, write_checkpoint
 
 __all__ = [
     'CheckpointError', 'UnsafeCheckpointError', 'WholeCheckpointHook',
-    'is_training_state', 'last_loadable', 'load_pretrained', 'load_weights',
-    'local_file', 'meta_of', 'model_weights', 'place_weights',
-    'read_checkpoint', 'register_loaders', 'register_writer', 'sha256',
-    'with_our_names', 'with_own_classifier', 'write_checkpoint'
+    'check_class_order', 'is_training_state', 'last_loadable',
+    'load_pretrained', 'load_weights', 'local_file', 'meta_of',
+    'model_weights', 'place_weights', 'read_checkpoint',
+    'register_loaders', 'register_writer', 'sha256', 'with_our_names',
+    'with_own_classifier', 'write_checkpoint'
 ]

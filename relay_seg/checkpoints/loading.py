@@ -1,6 +1,6 @@
 """Weights of a trained model, into the model of its config."""
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -118,6 +118,24 @@ def _inner(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = cast(nn.Module, model.module)
     return model
+
+
+def check_class_order(checkpoint: dict, names: Sequence[str],
+                      source: str | Path) -> None:
+    """Weights know classes by their place alone.
+
+    Raises:
+        CheckpointError: A checkpoint has the classes in another order.
+    """
+    meta = meta_of(checkpoint).get('dataset_meta')
+    known = meta.get('classes') if isinstance(meta, Mapping) else None
+    before, now = ([str(name) for name in some or ()]
+                   for some in (known, names))
+    if before != now and sorted(before) == sorted(now):
+        raise CheckpointError(
+            f'{source} was trained on the classes {before}, in this order; '
+            f'the config has {now}. Use the config that it was trained with, '
+            'or train again.')
 
 
 def _but_derived(names: set[str]) -> list[str]:

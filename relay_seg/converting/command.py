@@ -1,5 +1,6 @@
 """What converters do: convert, resume, check, summarise."""
 import argparse
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from relay_seg.rasters import (
     write_text,
 )
 from relay_seg.rasters.files import locked
+from relay_seg.rasters.identity import files_of, inode
 
 from .manifest import (
     SPLITS,
@@ -111,6 +113,7 @@ def execute(describe: Callable[[], Converter], args: argparse.Namespace,
             raise ValueError('\n'.join([
                 'nothing is converted.', *plan.problems]))
         strangers = _strangers(plan, args.out, getattr(args, 'clean', False))
+        _refuse_taken(plan.tasks, args.out)
         if getattr(args, 'dry_run', False):
             console.print('Nothing is written (--dry-run).')
             return OK
@@ -178,6 +181,7 @@ def is_current(record: Mapping, task: Task, options: Mapping[str, object],
                raw: Path, out: Path) -> bool:
     """Whether a scene has been converted, from what is there now."""
     return (record['options'] == options
+            and record.get('part', {}) == task.part
             and record['sources'] == source_records(task, raw)
             and is_whole(dict(record), out))
 
@@ -206,6 +210,11 @@ def _check(converter: Converter, raw: Path, out: Path,
                      for task in plan.tasks
                      if task.image not in manifest.scenes
                      and task.image not in manifest.failures]
+        problems += [f'{task.sources[0]}, or what belongs to it, has changed '
+                     f'since {task.image} was made of it'
+                     for task in plan.tasks
+                     if (record := manifest.scenes.get(task.image))
+                     and record['sources'] != source_records(task, raw)]
         if manifest.options != options:
             problems.append(f'{out} was made with {manifest.options}, not '
                             f'with {options}')
@@ -263,6 +272,33 @@ def _strangers(plan: Conversion, out: Path, clean: bool) -> list[Path]:
     return found
 
 
+def _refuse_taken(tasks: Sequence[Task], out: Path) -> None:
+    """Nothing is written over what is read, or over what others wrote.
+
+    Raises:
+        ValueError: It would be; says over what.
+    """
+    wanted = [out / path for task in tasks for path in (task.image, task.label)
+              if os.path.lexists(out / path)]
+    if not wanted:
+        return
+    sources = {source for task in tasks for source in task.sources}
+    read = {inode(file) for source in sources for file in files_of(source)}
+    known = read_manifest(out)
+    ours = {record[key]['path'] for record in known.scenes.values()
+            for key in ('image', 'label')} if known else set()
+    for path in wanted:
+        if inode(path) in read:
+            raise ValueError(
+                f'{path} is one of the files that are read, and a scene would '
+                'be written over it; choose another folder for the result.')
+        if path.relative_to(out).as_posix() not in ours and (
+                not _is_converted(path)):
+            raise ValueError(
+                f'{path} is not the result of a converter, and a scene would '
+                'be written over it; move it away, or choose another folder.')
+
+
 def _is_converted(path: Path) -> bool:
     """Whether a converter wrote a file; what cannot be read is another's."""
     try:
@@ -294,7 +330,7 @@ def _summarise(converter: Converter, manifest: Manifest,
         odd = ('' if published in (None, len(mine)) else
                f' (the published set has {published})')
         console.print(f'{split}: {len(mine)} scenes{odd}'
-                      f'{"; " if shares else ""}{shares}')
+                      f'{"; " if shares else ""}{shares}', markup=False)
     for record in records:
         for note in record['notes']:
             console.print(f'{record["image"]["path"]}: {note}', markup=False)

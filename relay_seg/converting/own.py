@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from .bands import look_at
@@ -33,14 +34,16 @@ def finish(out: Path, manifest: Manifest, legend: Legend,
     found = look_at(args.raw / records[0]['sources'][0]['path'], args.bands,
                     None)
     colours = len(found.bands) == 3 and found.dtype == 'uint8'
-    bands = ['--bands', *map(str, found.bands)] if (
+    options = ['--bands', *map(str, found.bands)] if (
         args.bands or found.alpha) else []
+    if args.pixel_size:
+        options += ['--pixel-size', f'{args.pixel_size:g}']
     tested = next((r for r in records if r['split'] == 'test'), records[-1])
     wanted = Wanted(
         args.configs or out / 'configs', args.name, args.model,
         args.iterations, shlex.join([
             os.path.normpath(args.raw / tested['sources'][0]['path']),
-            '-o', 'maps/', *bands]),
+            '-o', 'maps/', *options]),
         any(r['split'] == 'val' for r in records))
     (plain, relay), kept = write_configs(
         wanted, out, legend.names, legend.palette, records, colours)
@@ -74,8 +77,9 @@ def complete(args: argparse.Namespace) -> None:
         args.margin = FACTOR * max(window_size(args.model))
     if args.block is None:
         args.block = max(2 * args.margin, 2 * max(window_size(args.model)))
-    for name, least in (('margin', 0), ('block', 1), ('iterations', 2),
-                        ('pixel_size', 0)):
+    if args.pixel_size is not None and not 0 < args.pixel_size < inf:
+        raise ValueError(f'--pixel-size {args.pixel_size} is no size.')
+    for name, least in (('margin', 0), ('block', 1), ('iterations', 2)):
         value = getattr(args, name)
         if value is not None and (value < least or value != value):
             raise ValueError(f'--{name.replace("_", "-")} {value} is too '

@@ -1,5 +1,6 @@
 """Configs for one's own data, ready to train."""
 import os
+import re
 import shlex
 import zlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from pprint import pformat
 import numpy as np
 from mmengine.config import Config
 
-from relay_seg.rasters import write_text
+from relay_seg.rasters import open_raster, write_text
+from relay_seg.rasters.physical import PIXEL_SLACK, pixel_side
 
 PACKAGE = Path(__file__).resolve().parents[1]
 #: The checkout, or what an installation has of it.
@@ -34,7 +36,7 @@ DATASET = """\
 data_root = {root!r}
 metainfo = dict(
     classes={classes},
-    palette={palette})
+    palette={palette}{pixel_size})
 num_classes = {num_classes}
 num_bands = {num_bands}
 # Over the {valid} valid pixels of the first band in the train split.
@@ -209,14 +211,19 @@ def write_configs(wanted: Wanted, out: Path, classes: Sequence[str],
     Returns:
         Configs of the plain and of the relay model, and those of the two
         that were there already, changed by somebody, and are kept.
+
+    Raises:
+        ValueError: The folder has configs of other data of this name.
     """
-    height, width = window_size(wanted.model)
-    dataset = wanted.folder / 'datasets' / f'{wanted.name}_{height}.py'
+    datasets = {window_size(wanted.model)} | _written(wanted, out)
+    height, _ = window_size(wanted.model)
+    dataset = _dataset_file(wanted, height)
     plain = wanted.folder / f'{wanted.model}_{wanted.name}.py'
     relay = wanted.folder / f'rt_{plain.name}'
     dataset.parent.mkdir(parents=True, exist_ok=True)
-    write_text(dataset, _dataset_text(out, classes, palette, records, colours,
-                                      (height, width)))
+    for size in datasets:  # others name the classes of before
+        write_text(_dataset_file(wanted, size[0]), _dataset_text(
+            out, classes, palette, records, colours, size))
     base = _base_of(wanted.folder)
     interval = max(wanted.iterations // 10, min(wanted.iterations, 100))
     rate = RATES.get(wanted.model)
@@ -241,6 +248,34 @@ def write_configs(wanted: Wanted, out: Path, classes: Sequence[str],
         else:
             write_text(path, HEAD.format(checksum=_checksum(text)) + text)
     return [plain, relay], kept
+
+
+def _dataset_file(wanted: Wanted, height: int) -> Path:
+    return wanted.folder / 'datasets' / f'{wanted.name}_{height}.py'
+
+
+def _written(wanted: Wanted, out: Path) -> set[tuple[int, int]]:
+    """Windows of the configs of this data that were written before.
+
+    Raises:
+        ValueError: One is of other data.
+    """
+    found = set()
+    for path in wanted.folder.glob(f'datasets/{wanted.name}_*.py'):
+        text = path.read_text()
+        root = re.search(r"^data_root = '(.*)'$", text, re.M)
+        size = re.search(r'window=\((\d+), (\d+)\)', text)
+        if not root or not size or not text.startswith(DATASET[:20]):
+            continue
+        height, width = map(int, size.groups())
+        if path != _dataset_file(wanted, height):
+            continue
+        if Path(root[1]) != out.resolve() and Path(root[1]).is_dir():
+            raise ValueError(
+                f'{path} is the config of {root[1]}; choose another --name '
+                'or another folder with --configs.')
+        found.add((height, width))
+    return found
 
 
 def _checksum(text: str) -> str:
@@ -287,6 +322,7 @@ def _dataset_text(out: Path, classes: Sequence[str],
     text = DATASET.format(
         root=out.resolve().as_posix(), classes=_listed(tuple(classes)),
         palette=_listed([list(colour) for colour in palette]),
+        pixel_size=_pixel_size(out, records),
         num_classes=len(classes), num_bands=len(bands),
         valid=bands[0]['valid'], size=size,
         mean=_listed([float(f'{b["mean"]:.7g}') for b in bands], 4),
@@ -298,6 +334,19 @@ def _dataset_text(out: Path, classes: Sequence[str],
         text += EVALUATION.format(
             loader=loader, split=loader if loader in splits else spare)
     return text
+
+
+def _pixel_size(out: Path, records: Sequence[Mapping]) -> str:
+    """Side of a pixel in metres, if all scenes say the same."""
+    sides = set()
+    for record in records:
+        with open_raster(out / record['image']['path']) as raster:
+            sides.add(pixel_side(raster))
+    size = sides.pop()
+    if not size or any(not side or abs(side / size - 1) > PIXEL_SLACK
+                       for side in sides):
+        return ''
+    return f',\n    pixel_size={size:.7g}'
 
 
 def _has_rare(records: Sequence[Mapping]) -> bool:

@@ -74,15 +74,26 @@ def _names_of(path: Path) -> Iterator[str]:
 
 
 def _find(name: str, index: Mapping[str, set[Path]]) -> set[Path]:
-    """Images of a name, by as much of it as fits."""
+    """Images of a name, by as much of it as fits.
+
+    A folder that does not fit may be of the owner's machine, but not another
+    one of the images here.
+    """
     parts = name.strip().replace('\\', '/').lstrip('./').split('/')
     for i in range(len(parts)):
         end = '/'.join(parts[i:])
         stem, _, suffix = end.rpartition('.')
         for text in (end, stem if '/' not in suffix else end):
             if text in index:
-                return index[text]
+                return {path for path in index[text] if not i
+                        or parts[i - 1] in path.parts
+                        or not _is_folder(parts[i - 1], index)}
     return set()
+
+
+def _is_folder(name: str, index: Mapping[str, set[Path]]) -> bool:
+    """Whether images lie in a folder of this name."""
+    return any(f'/{name}/' in f'/{path}' for path in index)
 
 
 def _entries(file: Path, index: Mapping[str, set[Path]]
@@ -137,6 +148,13 @@ def _table(file: Path, text: str,
     name, split = (max(range(width), key=lambda column: fitting(
         column, fits), default=0) for fits in (
             lambda text: _find(text, index), is_split))
+    several = [column for column in range(width)
+               if 2 * fitting(column, is_split) > len(rows)]
+    if len({tuple(row[column] for row in rows[1:]) for column in several}) > 1:
+        raise ValueError(
+            f'{file} has several columns of splits, '
+            f'{" and ".join(rows[0][column] for column in several)}; leave '
+            'the one that is meant.')
     if not rows or not fitting(name, lambda text: _find(text, index)):
         raise ValueError(f'{file} has no column with names of images; '
                          'correct it.')
@@ -148,7 +166,7 @@ def _table(file: Path, text: str,
     for number, row in enumerate(rows):
         if is_split(row[split]):
             yield row[name], SPLIT_WORDS[row[split].strip().casefold()]
-        elif number:  # the first is the head
+        elif number or _find(row[name], index):  # else it is the head
             raise ValueError(
                 f'{file} has {row[split]!r} for {row[name]}; train, val and '
                 'test are expected. Correct it.')
@@ -164,6 +182,8 @@ def _tree(file: Path, text: str,
                          'write lists of names there.')
     for key, value in named.items():
         split = SPLIT_WORDS[str(key).casefold()]
+        if value is None:  # nothing is in this one
+            continue
         for name in value if isinstance(value, list) else [value]:
             name = str(name)
             listed = file.parent / name

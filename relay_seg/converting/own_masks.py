@@ -93,7 +93,7 @@ def reading_of(legend: Legend, nearest: bool) -> Reading:
         raise ValueError('--classes names ids and colours; labels are read '
                          'by one of them.')
     colours = kinds == {'colour'}
-    if not nearest and not colours:
+    if not colours:
         table.setdefault(IGNORE, IGNORE)
     table.setdefault(TRANSPARENT, IGNORE)
     return Reading(table, colours, nearest)
@@ -141,18 +141,20 @@ class Codes:
         self.path, self.colours = path, colours
         self.palette = _palette(raster) if _has_palette(raster) else None
         kind = np.dtype(raster.dtypes[0]).kind
-        if (raster.count > 4 or len(set(raster.dtypes)) > 1
+        count = raster.count - _has_alpha(raster)
+        if (count not in (1, 3) or len(set(raster.dtypes)) > 1
                 or kind not in 'uif'
                 or colours and raster.dtypes[0] != 'uint8'):
             raise ValueError(
                 f'{path} has {describe(raster)}; a label has one band of '
-                'ids, or red, green and blue of 8 bits. Replace the file.')
+                'ids, or red, green and blue of 8 bits, and perhaps one that '
+                'is marked as alpha. Replace the file.')
 
     def rows(self, raster: rasterio.DatasetReader, top: int, height: int,
              width: int, left: int = 0) -> np.ndarray:
         """Codes (height, width) int64 from row ``top`` on."""
         pixels = read_rows(raster, top, height, width, left)
-        alpha = pixels[-1] if len(pixels) in (2, 4) else None
+        alpha = pixels[-1] if _has_alpha(raster) else None
         bands = pixels if alpha is None else pixels[:-1]
         if self.colours:
             if self.palette is not None:
@@ -356,6 +358,11 @@ def _runs(codes: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _has_palette(raster: rasterio.DatasetReader) -> bool:
     return raster.colorinterp[0] == ColorInterp.palette
+
+
+def _has_alpha(raster: rasterio.DatasetReader) -> bool:
+    """Whether the last band says what is seen."""
+    return raster.colorinterp[-1] == ColorInterp.alpha
 
 
 def _palette(raster: rasterio.DatasetReader) -> np.ndarray:

@@ -58,8 +58,12 @@ def files_below(folder: Path, without: Iterable[Path]) -> list[Path]:
     left_out = {os.path.realpath(path) for path in without}
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
+        # A link to a folder that it lies in has no end.
+        around = os.path.join(os.path.realpath(place), '')
         folders[:] = [name for name in folders if not name.startswith('.')
-                      and os.path.realpath(Path(place, name)) not in left_out]
+                      and (real := os.path.realpath(Path(place, name)))
+                      not in left_out
+                      and not around.startswith(os.path.join(real, ''))]
         found += [Path(place, name) for name in files
                   if not name.startswith('.')
                   and Path(name).suffix.lower() in SUFFIXES]

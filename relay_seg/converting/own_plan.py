@@ -277,14 +277,21 @@ def _tasks(parts: Sequence[Part], truth: Truth,
         labels, meaning = truth.pairs.labels, truth.reading
         return [Task(part.name, part.split, (
             part.sheet.path, labels[part.sheet.path], *areas), open_part,
-            dict(part=part, truth=meaning)) for part in parts]
+            dict(part=part, truth=meaning), _piece(part)) for part in parts]
     drawn = Drawing(
         args.polygons, args.layer, args.class_column,
         dict(truth.legend.values), truth.legend.background,
         args.priority == 'classes', args.repair)
     return [Task(part.name, part.split,
                  (part.sheet.path, args.polygons, *areas), open_part,
-                 dict(part=part, truth=drawn)) for part in parts]
+                 dict(part=part, truth=drawn), _piece(part))
+            for part in parts]
+
+
+def _piece(part: Part) -> dict:
+    """Which piece of its raster a part is; nothing for all of it."""
+    return {} if part.box == whole_box(part.sheet) else dict(
+        box=list(part.box))
 
 
 def _looked_at(tasks: Sequence[Task], raw: Path, args: argparse.Namespace,

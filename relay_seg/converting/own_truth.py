@@ -110,7 +110,9 @@ def _of_rasters(args: argparse.Namespace) -> Truth:
             raise ValueError('\n'.join(damaged))
         raise ValueError(f'{told_census(found)} Labels were found {pairs.how}'
                          '.')
-    problems = [*unknown_values(found, reading), *clashing_palettes(found)]
+    # With --leave-out, a look at each file tells, and leaves it out.
+    unknown = [] if args.leave_out else unknown_values(found, reading)
+    problems = [*unknown, *clashing_palettes(found)]
     values = {value for one in found.values() for value in one.pixels}
     remarks = []
     if values == {0, IGNORE} and reading.table.get(IGNORE) == IGNORE and (

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn
 
 from relay_seg.bars import rated_bars
+from relay_seg.rasters.identity import files_of
 
 from .manifest import file_record, fingerprint
 from .scenes import RawScene, write_scene
@@ -37,6 +38,8 @@ class Task:
         opening: Opens the scene from the raw files and ``options``; a
             function of a module, so that it travels between processes.
         options: Its keywords.
+        part: What else tells which part of the raw files it is, for the
+            manifest.
         seen: What a look at the raw files told, for the manifest.
     """
 
@@ -45,6 +48,7 @@ class Task:
     sources: tuple[Path, ...]
     opening: Callable[..., AbstractContextManager[RawScene]]
     options: Mapping[str, object] = field(default_factory=dict)
+    part: Mapping[str, object] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -59,8 +63,14 @@ class Task:
 
 
 def source_records(task: Task, raw: Path) -> list[dict]:
-    """What tells that the raw files of a scene are still the same."""
-    return [fingerprint(path, raw) for path in task.sources if path.exists()]
+    """What tells that the raw files of a scene are still the same.
+
+    And all that is read with them, such as sources of a VRT, world files and
+    the attributes of a shapefile.
+    """
+    found = dict.fromkeys(task.sources) | dict.fromkeys(
+        file for path in task.sources for file in files_of(path))
+    return [fingerprint(path, raw) for path in found if path.exists()]
 
 
 def convert_task(task: Task, raw: Path, out: Path,
@@ -80,6 +90,7 @@ def convert_task(task: Task, raw: Path, out: Path,
         return dict(name=task.name, split=task.split, options=options,
                     sources=sources, image=file_record(image, out),
                     label=file_record(label, out), **content,
+                    **({'part': dict(task.part)} if task.part else {}),
                     **({'seen': dict(task.seen)} if task.seen else {}))
     except Exception as error:  # one bad file does not stop the others
         return told_error(error, (*task.sources, image))

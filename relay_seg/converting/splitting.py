@@ -5,10 +5,11 @@ file: no training view holds a pixel of a test file, at any scale, rotation or
 context factor, as long as the files share no ground (:func:`shared_ground`).
 """
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from itertools import product
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 import shapely
@@ -241,21 +242,13 @@ def check_splits(splits: Sequence[str], remarks: Sequence[str]) -> None:
 def shared_ground(parts: Sequence[Part]) -> list[str]:
     """Remarks on parts of two splits that show the same ground.
 
-    Images that do not say where they lie have no ground.
+    Of images that do not say where they lie, parts of one are compared.
     """
-    parts = [part for part in parts
-             if not part.sheet.grid.transform.is_identity]
-    if not parts:
-        return []
-    plane = next((p.sheet.crs for p in parts if p.sheet.crs), None)
-    shapes = np.array([_footprint(part, plane) for part in parts])
-    tree = shapely.STRtree(shapes)
-    found = []
-    for i, j in zip(*tree.query(shapes, predicate='intersects')):
-        if i < j and parts[i].split != parts[j].split:
-            shared = shapely.intersection(shapes[i], shapes[j]).area
-            if shared > SHARED * min(shapes[i].area, shapes[j].area):
-                found.append((parts[i], parts[j]))
+    together: dict[Path | None, list[Part]] = {}
+    for part in parts:
+        bare = part.sheet.grid.transform.is_identity
+        together.setdefault(part.sheet.path if bare else None, []).append(part)
+    found = [pair for some in together.values() for pair in _overlapping(some)]
     if not found:
         return []
     one, other = found[0]
@@ -263,6 +256,18 @@ def shared_ground(parts: Sequence[Part]) -> list[str]:
             f'ground, e.g. {one.name} ({one.split}) and {other.name} '
             f'({other.split}): what is tested was seen in training. Move them '
             'to one split, or cut them with --split areas.']
+
+
+def _overlapping(parts: Sequence[Part]) -> Iterator[tuple[Part, Part]]:
+    """Parts of two splits that overlap, in one plane."""
+    plane = next((p.sheet.crs for p in parts if p.sheet.crs), None)
+    shapes = np.array([_footprint(part, plane) for part in parts])
+    tree = shapely.STRtree(shapes)
+    for i, j in zip(*tree.query(shapes, predicate='intersects')):
+        if i < j and parts[i].split != parts[j].split:
+            shared = shapely.intersection(shapes[i], shapes[j]).area
+            if shared > SHARED * min(shapes[i].area, shapes[j].area):
+                yield parts[i], parts[j]
 
 
 def _footprint(part: Part, plane: object) -> shapely.Geometry:

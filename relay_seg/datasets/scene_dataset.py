@@ -7,7 +7,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from relay_seg.rasters import open_raster
-from relay_seg.rasters.physical import pixel_side
+from relay_seg.rasters.physical import PIXEL_SLACK, pixel_side
 from relay_seg.views import contexts_of
 
 from .balance import class_pixels, conversion_options
@@ -16,8 +16,6 @@ from .sampling import NUMBERS, draw_scene, seed_words
 
 UNTILED = 2048  # pixels a side, above which files should be tiled
 AREAS = 'scene', 'labelled'
-#: Share by which a pixel may be larger or smaller than the data set says.
-PIXEL_SLACK = 0.01
 
 
 @DATASETS.register_module()

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from relay_seg.checkpoints import (
+    check_class_order,
     load_weights,
     local_file,
     meta_of,
@@ -51,10 +52,10 @@ def load_model(config: str | Path | Config, checkpoint: str | Path, *,
             f'{type(model).__name__} cannot predict scenes of any size; use '
             'a config with PlainEncoderDecoder or RelayEncoderDecoder.')
     loaded = load_weights(model, checkpoint, trust=trust)
-    meta = meta_of(loaded).get('dataset_meta')
+    meta, own = meta_of(loaded).get('dataset_meta'), dataset_meta(cfg)
+    check_class_order(loaded, own.get('classes') or (), checkpoint)
     model.cfg = cfg
-    model.dataset_meta = (
-        meta if isinstance(meta, dict) else {}) | dataset_meta(cfg)
+    model.dataset_meta = (meta if isinstance(meta, dict) else {}) | own
     model.checkpoint_sha256 = sha256(local_file(checkpoint))
     if device is None:
         device = get_device()

@@ -10,6 +10,8 @@ UM = 1e-6  # metres in a micrometre
 UNITS = {'2': 1 / 0.0254, '3': 100.}
 #: Coarser resolutions in micrometres are for printers: 72 to 1200 dpi.
 PRINTED = 20.
+#: Sizes that differ by a smaller share are one.
+PIXEL_SLACK = 0.01
 #: Of OME-XML, in metres.
 OME_UNITS = {'nm': 1e-9, 'µm': UM, 'um': UM, 'mm': 1e-3, 'cm': 1e-2, 'm': 1.}
 
