@@ -93,7 +93,7 @@ def reading_of(legend: Legend, nearest: bool) -> Reading:
         raise ValueError('--classes names ids and colours; labels are read '
                          'by one of them.')
     colours = kinds == {'colour'}
-    if not colours:
+    if not nearest and not colours:
         table.setdefault(IGNORE, IGNORE)
     table.setdefault(TRANSPARENT, IGNORE)
     return Reading(table, colours, nearest)

@@ -11,7 +11,7 @@ from affine import Affine
 from shapely import Geometry
 
 from relay_seg.class_ids import IGNORE
-from relay_seg.rasters import Grid, known_crs
+from relay_seg.rasters import Grid, identity, known_crs
 from relay_seg.rasters.vectors import (
     Vectors,
     bounds_of,
@@ -100,7 +100,7 @@ class DrawnLabel:
     def __init__(self, drawing: Drawing, grid: Grid,
                  notes: list[str]) -> None:
         features = _features(drawing.path, drawing.layer,
-                             drawing.path.stat().st_mtime_ns)
+                             str(identity(drawing.path)))
         crs = known_crs(grid.crs)
         plane = to_plane(features.shapes, features.crs, crs)
         near = touching(plane, bounds_of(
@@ -232,7 +232,7 @@ def open_part(image_path: Path, *label_paths: Path, part: Part,
 
 
 @lru_cache(maxsize=2)
-def _features(path: Path, layer: str | None, modified: int) -> Vectors:
+def _features(path: Path, layer: str | None, state: str) -> Vectors:
     """Parts of one raster share their polygons."""
     return read_vectors(path, layer)
 
