@@ -75,9 +75,29 @@ class Mosaic:
                     if place.left < left + width
                     and place.left + place.width > left)
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the files leave some of the grid free."""
+        ends = {place.top + place.height for place in self.files.values()}
+        rows = {0, *ends, *(low for low, _ in self._rows)}
+        return any(self._is_gap_in(row) for row in rows - {self.grid.height})
+
+    def _is_gap_in(self, row: int) -> bool:
+        there = [place for place, _ in self._at(
+            Window(row, 0, 1, self.grid.width))]
+        right = 0
+        for place in sorted(there, key=lambda place: place.left):
+            if place.left > right:
+                return True
+            right = max(right, place.left + place.width)
+        return right < self.grid.width
+
     def write_vrt(self, path: Path, names: Sequence[str] = (),
                   tags: Mapping[str, str] = {}) -> None:
         """Write a virtual raster that refers to the files.
+
+        Between them there is no data: a mask says so, if nothing in them
+        does.
 
         Args:
             path: File to write; paths in it are relative to it.
@@ -92,6 +112,8 @@ class Mosaic:
         root.set('rasterYSize', str(self.grid.height))
         for gone in root.findall('Metadata') + root.findall('OverviewList'):
             root.remove(gone)
+        if root.find('MaskBand') is None and self.has_gaps:
+            root.extend(_masks(root))
         place = root.find('GeoTransform')
         if place is not None:
             place.text = ', '.join(map(repr, self.grid.transform.to_gdal()))
@@ -113,6 +135,20 @@ class Mosaic:
         ElementTree.indent(root)
         with naming(path), replacing(path) as unfinished:
             ElementTree.ElementTree(root).write(unfinished, encoding='utf-8')
+
+
+def _masks(root: ElementTree.Element) -> list[ElementTree.Element]:
+    """One for bands of which some have no nodata value, else none.
+
+    It is that of the last of these: what files say by an alpha band, which
+    lies there, is left to that.
+    """
+    bands = [band.get('band') for band in root.iter('VRTRasterBand')
+             if band.find('NoDataValue') is None]
+    return [ElementTree.fromstring(
+        '<MaskBand><VRTRasterBand dataType="Byte"><SimpleSource>'
+        f'<SourceFilename/><SourceBand>mask,{band}</SourceBand>'
+        '</SimpleSource></VRTRasterBand></MaskBand>') for band in bands[-1:]]
 
 
 def _source(like: ElementTree.Element, file: Path, place: Window,
