@@ -21,6 +21,7 @@ from .files import naming, replacing
 from .grid import Grid, grid_of, same_grid, told
 from .opening import open_raster
 from .overwriting import MARK
+from .writing import copy_points
 
 SOURCES = 'SimpleSource', 'ComplexSource', 'AveragedSource'
 
@@ -93,7 +94,8 @@ class Mosaic:
         return right < self.grid.width
 
     def write_vrt(self, path: Path, names: Sequence[str] = (),
-                  tags: Mapping[str, str] = {}) -> None:
+                  tags: Mapping[str, str] = {},
+                  like: Path | None = None) -> None:
         """Write a virtual raster that refers to the files.
 
         Between them there is no data: a mask says so, if nothing in them
@@ -103,6 +105,8 @@ class Mosaic:
             path: File to write; paths in it are relative to it.
             names: Of the categories of the first band.
             tags: What it says of itself.
+            like: Raster on the same grid, whose ground control points and
+                RPCs the file gets.
         """
         with TemporaryDirectory() as folder, naming(path):
             first = Path(folder) / 'first.vrt'
@@ -110,8 +114,9 @@ class Mosaic:
             root = ElementTree.parse(first).getroot()
         root.set('rasterXSize', str(self.grid.width))
         root.set('rasterYSize', str(self.grid.height))
-        for gone in root.findall('Metadata') + root.findall('OverviewList'):
-            root.remove(gone)
+        for tag in 'Metadata', 'OverviewList', 'GCPList':
+            for gone in root.findall(tag):
+                root.remove(gone)
         if root.find('MaskBand') is None and self.has_gaps:
             root.extend(_masks(root))
         place = root.find('GeoTransform')
@@ -135,6 +140,10 @@ class Mosaic:
         ElementTree.indent(root)
         with naming(path), replacing(path) as unfinished:
             ElementTree.ElementTree(root).write(unfinished, encoding='utf-8')
+            if like:
+                with (open_raster(like, whole=False) as source,
+                      rasterio.open(unfinished, 'r+') as target):
+                    copy_points(source, target)
 
 
 def _masks(root: ElementTree.Element) -> list[ElementTree.Element]:
