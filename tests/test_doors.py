@@ -4,6 +4,7 @@ Each kind of file is written with known values and a known hole, and read by
 all who read: a training sample, a whole scene for testing, prediction.
 docs/rasters.md has the same table.
 """
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from scipy.ndimage import binary_dilation
 
+from relay_seg.inference import raster_source
 from relay_seg.inference.raster_source import RasterSource
 from relay_seg.inference.source import ModelBands
 from relay_seg.rasters import raster_reader
@@ -132,6 +134,14 @@ def mask_beside(folder):
     return path, image, ~HOLE
 
 
+def mask_and_nodata(folder):
+    image = values(3, np.uint8)
+    image[0, ::2, 20:] = 0
+    image[:, :10] = 0
+    known = ~HOLE & (image > 0)
+    return write(folder / 'a.tif', image, nodata=0, mask=~HOLE), image, known
+
+
 def alpha(folder):
     image = values(4, np.uint8)
     image[3] = np.where(HOLE, 0, 255)
@@ -236,7 +246,7 @@ KINDS = dict(
     nodata_value=nodata_value, nan=nan, nan_and_nodata=nan_and_nodata,
     nodata_of_each_band=nodata_of_each_band, infinite=infinite,
     undeclared_and_huge=undeclared_and_huge, internal_mask=internal_mask,
-    mask_beside=mask_beside, alpha=alpha,
+    mask_beside=mask_beside, mask_and_nodata=mask_and_nodata, alpha=alpha,
     five_bands_and_alpha=five_bands_and_alpha,
     alpha_and_overviews=alpha_and_overviews,
     alpha_and_nodata=alpha_and_nodata, png_with_alpha=png_with_alpha,
@@ -382,6 +392,34 @@ def test_chosen_bands_have_the_same_hole(tmp_path, kind):
     for pixels in read, found.numpy():
         np.testing.assert_array_equal(pixels, expected)
 
+
+@pytest.mark.parametrize('kind', (
+    'nodata_value', 'nan', 'nan_and_nodata', 'nodata_of_each_band',
+    'infinite', 'undeclared_and_huge', 'internal_mask', 'mask_beside',
+    'mask_and_nodata', 'alpha', 'alpha_and_nodata', 'five_bands_and_alpha',
+    'nested_vrt', 'uint16', 'south_up'))
+def test_at_another_pixel_size_the_same_pixels_count(
+        tmp_path, kind, monkeypatch):
+    """In parts or at once: means of what is data, and no other holes."""
+    path, image, _ = KINDS[kind](tmp_path)
+    bands = ModelBands(*np.ones((2, len(image), 1, 1)), (0., ) * len(image))
+
+    def read(size=None):
+        source = RasterSource([path], bands, pixel_size=size)
+        return source.reader().native(
+            Window(0, 0, *source.shape))[0].numpy()
+
+    native = read()
+    if kind == 'south_up':
+        native = native[:, ::-1]
+    cells = native[:, :39].reshape(-1, 13, 3, 20, 3).swapaxes(2, 3)
+    with warnings.catch_warnings(action='ignore'):  # cells without data
+        expected = np.nanmean(cells, axis=(3, 4))
+    for _ in range(2):
+        np.testing.assert_allclose(read(6.), expected, rtol=1e-4)
+        np.testing.assert_array_equal(
+            np.isnan(read(1.)), np.isnan(native).repeat(2, 1).repeat(2, 2))
+        monkeypatch.setattr(raster_source, 'AT_ONCE', 300)
 
 
 @pytest.mark.parametrize('size', (1., 2., 4.))

@@ -2,15 +2,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.warp import reproject
 
 from relay_seg.rasters import (
     Grid,
@@ -23,9 +20,9 @@ from relay_seg.rasters import (
     read_region,
     readable,
 )
+from relay_seg.rasters.resampling import Rescaling
 from relay_seg.views import Window
 
-from .aligning import SOME_PLANE
 from .sources import open_source
 
 #: Types that are kept; all others become float32.
@@ -225,9 +222,6 @@ class Bands:
 class Resampled:
     """Bands with pixels of another size, see :class:`Bands`.
 
-    What holds no data does not count: whatever marks it, it is marked in the
-    pixels before they are resampled.
-
     Args:
         bands: Bands as they are in the file.
         native: Size and place of the file.
@@ -237,45 +231,18 @@ class Resampled:
     def __init__(self, bands: Bands, native: Grid, grid: Grid) -> None:
         self.count, self.dtype = bands.count, bands.dtype
         self.nodata, self.is_empty = bands.nodata, bands.is_empty
-        self._bands, self._native, self._grid = bands, native, grid
-        step = ~native.transform @ grid.transform
-        self._down, self._across = step.e, step.a  # native pixels in one
-        self._method = (Resampling.average if step.determinant > 1 else
-                        Resampling.bilinear)
+        self._bands = bands
+        self._rescaling = Rescaling(~native.transform @ grid.transform,
+                                    native.shape, bands.nodata)
 
     def rows(self, top: int, left: int, height: int,
              width: int) -> np.ndarray:
         """Pixels (C, height, width)."""
-        x, right = _under(left, width, self._across, self._native.width)
-        at_once = max(int(AT_ONCE / (right - x) / self._down), 1)
-        return np.concatenate(
-            [self._some(row, left, min(at_once, top + height - row), width)
-             for row in range(top, top + height, at_once)], axis=1)
-
-    def _some(self, top: int, left: int, height: int,
-              width: int) -> np.ndarray:
-        y, bottom = _under(top, height, self._down, self._native.height)
-        x, right = _under(left, width, self._across, self._native.width)
-        native = self._bands.rows(y, x, bottom - y, right - x)
-        pixels = np.empty((self.count, height, width), self.dtype)
-        # Band by band: together, GDAL takes for data what one of them has.
-        for source, target in zip(native, pixels):
-            reproject(
-                source, target, src_crs=SOME_PLANE, dst_crs=SOME_PLANE,
-                src_transform=self._native.transform @ Affine.translation(
-                    x, y),
-                dst_transform=self._grid.transform @ Affine.translation(
-                    left, top),
-                src_nodata=self.nodata, dst_nodata=self.nodata,
-                resampling=self._method)
-        return pixels
-
-
-def _under(start: int, count: int, step: float,
-           side: int) -> tuple[int, int]:
-    """First native pixel under some of a grid, and the first one after.
-
-    One more at each side: what is interpolated looks there.
-    """
-    return (max(floor(start * step) - 1, 0),
-            min(ceil((start + count) * step) + 1, side))
+        under = self._rescaling.under(Window(top, left, height, width))
+        # Whole rows: many files are stored so.
+        at_once = max(height * AT_ONCE // (under.height * under.width), 1)
+        return np.concatenate([
+            self._rescaling.read(
+                Window(row, left, min(at_once, top + height - row), width),
+                lambda inside: self._bands.rows(*inside[:4]))
+            for row in range(top, top + height, at_once)], axis=1)

@@ -14,6 +14,7 @@ from shapely import Geometry
 
 from relay_seg.class_ids import IGNORE
 from relay_seg.rasters import grid_of, known_crs, readable
+from relay_seg.rasters.reading import LARGEST
 from relay_seg.rasters.vectors import (
     Vectors,
     bounds_of,
@@ -109,7 +110,7 @@ class Parcel:
         with readable(self._dtm_path):
             self._dtm.read([1], window=window, out=image[3:])
             image[3, self._dtm.read_masks(1, window=window) == 0] = np.nan
-        image[np.isinf(image)] = np.nan
+        image[np.abs(image) > LARGEST] = np.nan
 
         place = self.grid.transform @ Affine.translation(0, top)
         label = draw(self._shapes, self._values, height, width, place,

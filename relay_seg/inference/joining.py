@@ -36,10 +36,12 @@ class Linked:
         job: Whose it is.
         kind: What it shows.
         target: Its final name, beside which it lies at first.
+        like: See :meth:`relay_seg.rasters.Mosaic.write_vrt`.
     """
 
-    def __init__(self, job: 'Job', kind: str, target: Path) -> None:
-        self._job, self._kind = job, kind
+    def __init__(self, job: 'Job', kind: str, target: Path,
+                 like: Path | None) -> None:
+        self._job, self._kind, self._like = job, kind, like
         self.path = target.with_name(f'.{target.name}.whole')
 
     def advance(self, until: int) -> None:
@@ -50,7 +52,7 @@ class Linked:
         job = self._job
         names = job.classes.names if self._kind == CLASSES else ()
         job.files.mosaic(self._kind, job.plan.blocks).write_vrt(
-            self.path, names=names, tags=job.tags())
+            self.path, names=names, tags=job.tags(), like=self._like)
 
     def close(self) -> None:
         """Remove it, if it has not got its name."""
@@ -74,7 +76,7 @@ class Outputs:
                         'confidence': confidence_of_out(job.out)}
         like = None if settings.pixel_size else job.source.paths[0]
         self._outputs: dict[str, Output] = {
-            kind: Linked(job, kind, self.targets[kind])
+            kind: Linked(job, kind, self.targets[kind], like)
             if settings.output_format == 'vrt' else Growing(
                 files.output / f'{kind}.tif', form,
                 files.mosaic(kind, job.plan.blocks), job.tags(),

@@ -50,7 +50,7 @@ def _reduced(source: RasterSource, path: Path, band: int,
     """A band as it is predicted, masked where it has no data."""
     try:
         with Handles(path, lambda: source.open(path)).lend() as raster:
-            return read_shown(raster, [band], shape)[0]
+            return read_shown(source.laid(raster), [band], shape)[0]
     except ValueError:
         if not source.skip_damaged:
             raise

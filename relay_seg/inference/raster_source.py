@@ -11,7 +11,6 @@ import numpy as np
 import rasterio
 import torch
 from affine import Affine
-from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from torch import Tensor
 
@@ -35,13 +34,15 @@ from relay_seg.rasters.mosaics import without
 from relay_seg.rasters.opening import said
 from relay_seg.rasters.physical import UM, Micrometres, physical_pixel
 from relay_seg.rasters.remote import gdal_name, shown
+from relay_seg.rasters.resampling import PLANE, Rescaling
 from relay_seg.views import Window
 
 from .damage import Damage
 from .source import ModelBands
 
 BLOCK = 64, 512  # rows of a file's blocks that are worth aligning with
-PLANE = 'EPSG:3857'
+#: Native pixels of a band that are resampled at once, about.
+AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class RasterSource:
             self.physical = physical_pixel(first)
             self.shape: tuple[int, int] = first.shape
             files_shape = self.shape
-            #: From pixels of the files to those of the scene.
-            self._rescaled = Affine.identity()
+            #: To pixels of the size that is asked for, if one is.
+            self.rescaling: Rescaling | None = None
             rows, columns = first.block_shapes[0]
             self.dtype = first.dtypes[0]
             self.tiled = columns < first.width or rows == first.height
@@ -95,9 +96,9 @@ class RasterSource:
             self.damage = Damage(
                 [path for path, raster in zip(self.paths, files)
                  if skip_damaged and raster.driver == 'VRT'],
-                files_shape, self._touched)
+                files_shape, self.touched)
             self.layers = [
-                self._layer_of(self.paths[i], files[i], chosen, fill)
+                FileBands(self.paths[i], content_of(files[i], chosen), fill)
                 for i, chosen, fill in self._chosen(files, bands)]
         self.bands = len(bands.fill)
         #: Whether pixels stay the bytes that they are in the files.
@@ -129,37 +130,18 @@ class RasterSource:
             bands, fill = zip(*((band, value) for (_, band), value in run))
             yield i, list(bands), fill
 
-    def _layer_of(self, path: Path, raster: rasterio.DatasetReader,
-                  bands: Sequence[int],
-                  fill: tuple[float, ...]) -> FileBands:
-        """Bands of a file, as they are read."""
-        read = self._as_read(raster)
-        content = content_of(read, bands)
-        if read is not raster:
-            read.close()
-        return FileBands(path, content, fill)
-
     def open(self, path: Path) -> rasterio.DatasetReader:
-        """A file of the scene, without what it lacks, as it is read."""
+        """A file of the scene, without what it lacks."""
         if lacking := self.damage.lacking(path):
             xml = without(path, lacking).encode()
             with rasterio.MemoryFile(xml, filename=path.name) as file:
-                return self._as_read(rasterio.open(file.name))
-        return self._as_read(rasterio.open(gdal_name(path)))
+                return rasterio.open(file.name)
+        return rasterio.open(gdal_name(path))
 
-    def _as_read(self, raster: rasterio.DatasetReader
-                 ) -> rasterio.DatasetReader:
-        """A file of the scene, resampled if that is asked for.
-
-        Where the grid reaches over the file, there is no data.
-        """
+    def laid(self, raster: rasterio.DatasetReader) -> rasterio.DatasetReader:
+        """A file on the grid of the scene, good enough to be looked at."""
         if self.warp is None:
             return raster
-        if len({str(x) for x in raster.nodatavals}) > 1:
-            raise ValueError(
-                f'{raster.name} has another nodata value in each band, which '
-                'cannot be resampled; write one for all first, for example '
-                'with gdalwarp -dstnodata.')
         plain = raster.nodata is None and len(data_bands(raster)) == (
             raster.count)
         return WarpedVRT(raster, add_alpha=plain, **self.warp)
@@ -198,14 +180,12 @@ class RasterSource:
         self.shape = tuple(
             max(round((max(side) - min(side)) / size), 1)
             for side in (ys, xs))
-        native = abs(self.transform.determinant)**0.5
         before = self.transform
         self.transform = Affine(size, 0, min(xs), 0, -size, max(ys))
-        self._rescaled = ~self.transform @ before
-        how = Resampling.average if size > native else Resampling.bilinear
+        self.rescaling = Rescaling(~before @ self.transform, (height, width))
         self.warp = dict(
             crs=self.crs, transform=self.transform, height=self.shape[0],
-            width=self.shape[1], resampling=how)
+            width=self.shape[1], resampling=self.rescaling.method)
         self.block_rows, self.tiled = 256, True
 
     def _resample_physical(self, size: float) -> None:
@@ -216,28 +196,27 @@ class RasterSource:
                 f'{self.paths[0]} has no CRS but pixels of {native:.4g} '
                 f'micrometres; say --pixel-size {size:g}um.')
         factor = size / native
+        self.rescaling = Rescaling(Affine.scale(factor), self.shape)
         height, width = (max(round(side / factor), 1) for side in self.shape)
         self.shape = height, width
         self.physical = size * UM
-        self._rescaled = Affine.scale(1 / factor)
-        # Any plane will do: it is that of the file and of the result.
         self.warp = dict(
             src_crs=PLANE, crs=PLANE, src_transform=Affine.scale(1, -1),
             transform=Affine.scale(factor, -factor), height=self.shape[0],
-            width=self.shape[1], resampling=(
-                Resampling.average if factor > 1 else Resampling.bilinear))
+            width=self.shape[1], resampling=self.rescaling.method)
         self.block_rows, self.tiled = 256, True
 
     def reader(self) -> 'RasterReader':
         return RasterReader(self)
 
-    def _touched(self, window: Window) -> Window:
+    def touched(self, window: Window) -> Window:
         """Pixels of the scene that hold something of some of the files."""
-        if self.warp is None:
+        if self.rescaling is None:
             return window
         top, left, height, width, _ = window
+        rescaled = ~self.rescaling.place
         # Resampling looks at neighbours.
-        corners = [self._rescaled @ corner for corner in product(
+        corners = [rescaled @ corner for corner in product(
             (left - 1, left + width + 1), (top - 1, top + height + 1))]
         (x, right), (y, bottom) = (
             (floor(min(values)), ceil(max(values))) for values in zip(
@@ -255,7 +234,8 @@ class RasterReader:
     def native(self, region: Window) -> tuple[Tensor, Tensor]:
         """See :class:`relay_seg.inference.source.Reader`."""
         source = self._source
-        layers = [self._layer(layer, region) for layer in source.layers]
+        read = self._resampled if source.rescaling else self._layer
+        layers = [read(layer, region) for layer in source.layers]
         pixels = layers[0] if len(layers) == 1 else np.concatenate(layers)
         valid = np.ones(pixels.shape[1:], bool) if source.bytes else (
             ~np.isnan(pixels).all(axis=0))
@@ -267,7 +247,26 @@ class RasterReader:
             pixels[(slice(None), *inside)] = np.nan
         return torch.from_numpy(pixels), torch.from_numpy(valid)
 
+    def _resampled(self, layer: FileBands, region: Window) -> np.ndarray:
+        """Pixels of another size, in parts if many native ones are below."""
+        rescaling = self._source.rescaling
+        assert rescaling
+        under = rescaling.under(region)
+        across = region.width > region.height
+        half = max(region[2:4]) // 2
+        if under.height * under.width <= AT_ONCE or not half:
+            return rescaling.read(region, partial(self._layer, layer))
+        top, left, height, width, _ = region
+        parts = (
+            (Window(top, left, height, half),
+             Window(top, left + half, height, width - half)) if across else
+            (Window(top, left, half, width),
+             Window(top + half, left, height - half, width)))
+        return np.concatenate([self._resampled(layer, part) for part in parts],
+                              axis=2 if across else 1)
+
     def _layer(self, layer: FileBands, region: Window) -> np.ndarray:
+        """A region of the file itself."""
         source = self._source
         known = source.damage.lacking(layer.path)
         try:
@@ -299,7 +298,8 @@ class RasterReader:
                     pixels = read_data(raster, block, layer.content,
                                        layer.fill)
             except ValueError as error:
-                self._source.damage.note(whole, layer.path, said(error))
+                self._source.damage.note(
+                    self._source.touched(whole), layer.path, said(error))
                 continue
             y, x = block.top - region.top, block.left - region.left
             out[:, y:y + block.height, x:x + block.width] = pixels

@@ -21,6 +21,7 @@ from .files import naming, replacing
 from .grid import Grid, grid_of, same_grid, told
 from .opening import open_raster
 from .overwriting import MARK
+from .writing import copy_points
 
 SOURCES = 'SimpleSource', 'ComplexSource', 'AveragedSource'
 
@@ -75,14 +76,37 @@ class Mosaic:
                     if place.left < left + width
                     and place.left + place.width > left)
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the files leave some of the grid free."""
+        ends = {place.top + place.height for place in self.files.values()}
+        rows = {0, *ends, *(low for low, _ in self._rows)}
+        return any(self._is_gap_in(row) for row in rows - {self.grid.height})
+
+    def _is_gap_in(self, row: int) -> bool:
+        there = [place for place, _ in self._at(
+            Window(row, 0, 1, self.grid.width))]
+        right = 0
+        for place in sorted(there, key=lambda place: place.left):
+            if place.left > right:
+                return True
+            right = max(right, place.left + place.width)
+        return right < self.grid.width
+
     def write_vrt(self, path: Path, names: Sequence[str] = (),
-                  tags: Mapping[str, str] = {}) -> None:
+                  tags: Mapping[str, str] = {},
+                  like: Path | None = None) -> None:
         """Write a virtual raster that refers to the files.
+
+        Between them there is no data: a mask says so, if nothing in them
+        does.
 
         Args:
             path: File to write; paths in it are relative to it.
             names: Of the categories of the first band.
             tags: What it says of itself.
+            like: Raster on the same grid, whose ground control points and
+                RPCs the file gets.
         """
         with TemporaryDirectory() as folder, naming(path):
             first = Path(folder) / 'first.vrt'
@@ -90,8 +114,11 @@ class Mosaic:
             root = ElementTree.parse(first).getroot()
         root.set('rasterXSize', str(self.grid.width))
         root.set('rasterYSize', str(self.grid.height))
-        for gone in root.findall('Metadata') + root.findall('OverviewList'):
-            root.remove(gone)
+        for tag in 'Metadata', 'OverviewList', 'GCPList':
+            for gone in root.findall(tag):
+                root.remove(gone)
+        if root.find('MaskBand') is None and self.has_gaps:
+            root.extend(_masks(root))
         place = root.find('GeoTransform')
         if place is not None:
             place.text = ', '.join(map(repr, self.grid.transform.to_gdal()))
@@ -113,6 +140,24 @@ class Mosaic:
         ElementTree.indent(root)
         with naming(path), replacing(path) as unfinished:
             ElementTree.ElementTree(root).write(unfinished, encoding='utf-8')
+            if like:
+                with (open_raster(like, whole=False) as source,
+                      rasterio.open(unfinished, 'r+') as target):
+                    copy_points(source, target)
+
+
+def _masks(root: ElementTree.Element) -> list[ElementTree.Element]:
+    """One for bands of which some have no nodata value, else none.
+
+    It is that of the last of these: what files say by an alpha band, which
+    lies there, is left to that.
+    """
+    bands = [band.get('band') for band in root.iter('VRTRasterBand')
+             if band.find('NoDataValue') is None]
+    return [ElementTree.fromstring(
+        '<MaskBand><VRTRasterBand dataType="Byte"><SimpleSource>'
+        f'<SourceFilename/><SourceBand>mask,{band}</SourceBand>'
+        '</SimpleSource></VRTRasterBand></MaskBand>') for band in bands[-1:]]
 
 
 def _source(like: ElementTree.Element, file: Path, place: Window,

@@ -97,6 +97,7 @@ def test_nodata_is_never_counted(places):
     rgb[0, 0, 0] = 0  # one band alone is a colour, not a hole
     dtm = np.full((1, 60, 80), 7, np.float32)
     dtm[:, 40:50, 30:70] = np.nan
+    dtm[:, 45:50, 30:70] = -3.4e38
     truth = make(raw, rgb=(rgb, place_of(0), UTM, dict(nodata=0)),
                  dtm=(dtm, place_of(0), UTM, {}))
     assert convert(raw, out) == 0

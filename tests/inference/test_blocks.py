@@ -450,6 +450,29 @@ def test_tiles_of_a_mosaic_see_each_other(cheap, noise, scene_file, tmp_path,
     assert not model.calls
 
 
+@pytest.mark.parametrize('dtype', ['uint8', 'float32'])
+def test_gaps_of_a_mosaic_are_no_data(cheap, noise, scene_file, tmp_path,
+                                      place, dtype):
+    image = noise(90, 120).astype(dtype)
+    folder = tmp_path / 'tiles'
+    folder.mkdir()
+    for top, left in (0, 0), (0, 60), (45, 0):
+        scene_file(folder / f'{top}_{left}.tif',
+                   image[:, top:top + 45, left:left + 60],
+                   transform=place @ Affine.translation(left, top))
+    whole = scene_file(tmp_path / 'whole.tif', image)
+    with rasterio.open(whole, 'r+') as raster:
+        there = np.ones((90, 120), bool)
+        there[45:, 60:] = False
+        raster.write_mask(there)
+    out = tmp_path / 'out.tif'
+    one, = find_scenes([str(folder)], out, mosaic=True)
+    predict_raster(cheap(), one.paths, out)
+    predict_raster(cheap(), whole, tmp_path / 'expected.tif')
+    np.testing.assert_array_equal(read(out), read(tmp_path / 'expected.tif'))
+    np.testing.assert_array_equal(read(out)[0] != 255, there)
+
+
 def test_what_is_no_mosaic(cheap, noise, scene_file, tmp_path):
     path = scene_file(tmp_path / 'a.tif', noise(40, 40))
     with pytest.raises(ValueError, match=r'maps\.tif'):

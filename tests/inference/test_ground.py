@@ -174,10 +174,11 @@ def place_of(noise, scene_file, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['points', 'rational'])
-@pytest.mark.parametrize('form', ['gtiff', 'cog', 'test'])
+@pytest.mark.parametrize('form', ['gtiff', 'cog', 'vrt', 'test'])
 def test_points_and_rpcs_are_carried_over(
         cheap, place_of, tmp_path, kind, form):
-    scene, out = place_of(kind), tmp_path / 'out.tif'
+    scene = place_of(kind)
+    out = tmp_path / ('out.vrt' if form == 'vrt' else 'out.tif')
     if form == 'test':  # as tools/test.py does
         write_class_ids(out, np.zeros((48, 48), np.uint8), [(0, 0, 0)], scene)
     else:

@@ -2,7 +2,9 @@
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
+from rasterio.enums import ColorInterp, MaskFlags
 
 from relay_seg.rasters import Grid, Mosaic, grid_of, mosaic_of, open_raster
 from relay_seg.views import Window
@@ -53,6 +55,36 @@ def test_tiles_find_their_places(tiles, expected, tmp_path):
         np.testing.assert_array_equal(raster.read(), expected)
         assert grid_of(raster) == mosaic.grid
         assert raster.crs.to_epsg() == 32648
+
+
+@pytest.mark.parametrize('kind', ['nothing', 'alpha', 'nodata', 'one band'])
+def test_between_tiles_is_no_data(tiles, expected, tmp_path, kind):
+    """Numbers of 0 and what is marked as alpha stay data in tiles."""
+    for path in tiles:
+        with rasterio.open(path, 'r+') as raster:
+            raster.write(raster.read() * np.uint8(kind != 'alpha'))
+            if kind == 'alpha':
+                raster.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+            if kind == 'nodata':
+                raster.nodata = 0
+    paths = list(tiles)
+    if kind == 'one band':
+        paths = [path.with_suffix('.vrt') for path in tiles]
+        for path, virtual in zip(tiles, paths):
+            rasterio.shutil.copy(path, virtual, driver='VRT')
+            virtual.write_text(virtual.read_text().replace(
+                '<ColorInterp>', '<NoDataValue>7</NoDataValue><ColorInterp>',
+                1))
+    mosaic = mosaic_of(paths)
+    assert mosaic.has_gaps and not mosaic_of(paths[:2]).has_gaps
+    for count, gap in (5, True), (2, False):
+        mosaic_of(paths[:count]).write_vrt(tmp_path / 'all.vrt')
+        with rasterio.open(tmp_path / 'all.vrt') as raster:
+            masked = MaskFlags.per_dataset in raster.mask_flag_enums[1]
+            assert masked == (gap and kind != 'nodata')
+            if gap:
+                np.testing.assert_array_equal(
+                    raster.read_masks(2) > 0, expected[1] > 0)
 
 
 def test_a_mosaic_may_be_moved(tiles, expected, tmp_path):
