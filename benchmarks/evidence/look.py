@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
+import relay_seg.registered  # noqa: F401
 from relay_seg.checkpoints import load_weights
 from relay_seg.drawing import as_rgb, colour_label, panels
 from relay_seg.rasters import open_raster
