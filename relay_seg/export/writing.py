@@ -3,6 +3,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import torch
@@ -129,7 +130,7 @@ def export_deepness(model: SlideEncoderDecoder, path: str | Path, *,
                          'give a square window.')
     if resolution is None and facts.pixel_size:
         resolution = 100 * facts.pixel_size
-    if not resolution or resolution <= 0:
+    if resolution is None or not 0 < resolution < inf:
         raise ValueError(
             'Deepness resamples to the resolution of the training images, '
             'which the data set does not say; give it in centimetres for '

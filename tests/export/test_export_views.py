@@ -189,6 +189,8 @@ def test_refuses_another_window_or_device(exported):
         model.window_logits((torch.zeros(1, 3, 64, 64), ) * 2)
     with pytest.raises(ValueError, match='cpu or cuda'):
         OnnxModel(exported('vit')[1], 'mps')
+    with pytest.raises(ValueError, match='cpu or cuda'):
+        OnnxModel(exported('vit')[1], 'cuda:x')
     with pytest.raises(ValueError, match='--device cpu'):
         OnnxModel(exported('vit')[1], 'cuda')
 
