@@ -25,6 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--photos', action='store_true',
                         help='photographs in place of GeoTIFFs')
     args = parser.parse_args(arguments)
+    if args.out.is_dir() and any(args.out.iterdir()):
+        parser.error(f'{args.out} is not empty, and files in it might be '
+                     'written over; give a new folder.')
     if args.photos:
         number = library('example').write_photos(
             SAMPLE, args.out, args.longest)

@@ -52,6 +52,18 @@ def test_a_signal_ends_what_it_started(tmp_path):
         time.sleep(0.05)
 
 
+def test_fresh_removes_its_own_folders_only(tmp_path, monkeypatch):
+    for name in ('mine', 'rt_segformer_b0_dubai'):
+        (tmp_path / name).mkdir()
+    demo = runpy.run_path(str(ROOT / 'tools/demo.py'))
+    monkeypatch.setattr(sys, 'argv', [
+        'demo.py', '--fresh', '--out', str(tmp_path)])
+    monkeypatch.setitem(demo['main'].__globals__, 'ending_children', sys.exit)
+    with pytest.raises(SystemExit):
+        demo['main']()
+    assert [path.name for path in tmp_path.iterdir()] == ['mine']
+
+
 def test_after_a_minute_it_says_what_is_to_come(
         tmp_path, monkeypatch, capsys):
     class Children:

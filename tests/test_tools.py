@@ -224,6 +224,12 @@ def test_browse_views_draws(module_scenes, tmp_path):
     assert red.sum() > 100  # the window's outline in the global view
 
 
+def test_browse_views_does_not_write_over_scenes(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call('tools/browse_views.py', RELAY, '--out', tmp_path / 'scene.tif')
+    assert 'does not end in .png' in capsys.readouterr().err
+
+
 def test_browse_views_draws_what_training_draws(
         make_scene, tmp_path, monkeypatch):
     label = np.zeros((1024, 1024), np.uint8)

@@ -27,6 +27,9 @@ def main() -> None:
         '--cfg-options', nargs='+', action='extend', default=[],
         help='settings to override, as key=value')
     args = parser.parse_args()  # --help does not wait for imports
+    if args.out.suffix != '.png':
+        parser.error(f'--out {args.out} does not end in .png, which is what '
+                     'is written; give such a name.')
     import numpy as np
     from mmengine.registry import DATA_SAMPLERS, init_default_scope
     from mmseg.registry import DATASETS

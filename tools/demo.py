@@ -143,10 +143,10 @@ def main() -> None:
         '--fresh', action='store_true', help='train again from the start')
     args = parser.parse_args()
     out = args.out.resolve()
-    if args.fresh:
-        shutil.rmtree(out, ignore_errors=True)
     folders = {title: out / Path(config).stem
                for title, config in MODELS.items()}
+    for folder in folders.values() if args.fresh else ():
+        shutil.rmtree(folder, ignore_errors=True)
     names = [f'{step} of {title}' for title in MODELS
              for step in ('training', 'test')]
     os.chdir(ROOT)  # where configs look for the scenes

@@ -63,8 +63,12 @@ def main() -> None:
     from relay_seg.export import export_deepness, export_onnx, quantise_onnx
     from relay_seg.export.checking import windows_of
     from relay_seg.export.metadata import facts_of
+    from relay_seg.export.writing import check_out
     from relay_seg.inference import load_model
+    small = args.out.with_name(f'{args.out.stem}_int8.onnx')
     try:
+        for out in (args.out, small)[:1 + args.quantise]:
+            check_out(out)
         cfg = load_config(args.config, args.cfg_options, window=args.window,
                           input_size=args.input)
         model = load_model(cfg, args.checkpoint, device='cpu',
@@ -82,8 +86,7 @@ def main() -> None:
         show(export_onnx(model, args.out, views=views),
              'checked against PyTorch')
         if args.quantise:
-            out = args.out.with_name(f'{args.out.stem}_int8.onnx')
-            show(quantise_onnx(args.out, out, model, views),
+            show(quantise_onnx(args.out, small, model, views),
                  'weights of 8 bits against PyTorch')
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))

@@ -16,6 +16,11 @@ def main() -> None:
     parser.add_argument(
         '--plot', type=Path, help='file for the bar plot, such as table.png')
     args = parser.parse_args()  # --help does not wait for imports
+    for path, *suffixes in ((args.out, '.md'),
+                            (args.plot, '.png', '.svg', '.pdf')):
+        if path and path.suffix not in suffixes:
+            parser.error(f'{path} does not end in {" or ".join(suffixes)}; '
+                         'give a name of what is written.')
     from relay_seg.evaluation.results import read_results
     from relay_seg.evaluation.table import Table
     from relay_seg.rasters.files import write_text

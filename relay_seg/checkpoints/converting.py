@@ -55,6 +55,9 @@ def convert_checkpoint(source: str, out: str | Path, target: str, *,
     if target not in TARGETS:
         raise ValueError(f'to={target!r}; use one of {TARGETS}.')
     check_out(source, out)
+    if Path(out).exists():
+        raise ValueError(f'{out} is there already; remove it, or give another '
+                         'OUT.')
     content = read_checkpoint(source, trust=trust)
     weights = unwrap(content, str(source))
     parts = split(weights, str(source), prefix)

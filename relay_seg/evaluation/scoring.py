@@ -110,7 +110,8 @@ class Score:
             if len(data_bands(raster)) != 1:
                 raise ValueError(f'{truth} has {raster.count} bands; a truth '
                                  'has one, of class ids.')
-            self._top, self._left = _offset(truth, grid_of(raster), grid)
+            self._top, self._left, self._steps = _offset(
+                truth, grid_of(raster), grid)
         self._areas = _Areas(areas, area_column, grid) if areas else None
 
     def count(self, ids: np.ndarray, top: int, left: int) -> Counts:
@@ -154,12 +155,18 @@ class Score:
                 for start, size, move, length in zip(
                     region[:2], region[2:4], (self._top, self._left),
                     raster.shape))
-            there = Part.from_slices(rows, columns)
             dtype = np.promote_types(raster.dtypes[0], np.uint8)
             out = np.full(region[2:4], IGNORE, dtype)
-            if there.width > 0 and there.height > 0:
-                found = raster.read(1, window=there)
-                known = raster.read_masks(1, window=there) > 0
+            if rows.stop > rows.start and columns.stop > columns.start:
+                there = Part.from_slices(*(
+                    part if step > 0 else slice(
+                        length - part.stop, length - part.start)
+                    for part, step, length in zip(
+                        (rows, columns), self._steps, raster.shape)))
+                down, right = self._steps
+                found = raster.read(1, window=there)[::down, ::right]
+                known = raster.read_masks(
+                    1, window=there)[::down, ::right] > 0
                 first = (rows.start + self._top - region.top,
                          columns.start + self._left - region.left)
                 out[first[0]:first[0] + found.shape[0],
@@ -168,8 +175,12 @@ class Score:
         return map_labels(as_ids(out, path), self._lookup, path)
 
 
-def _offset(truth: Path, own: Grid, grid: Grid) -> tuple[int, int]:
+def _offset(truth: Path, own: Grid, grid: Grid
+            ) -> tuple[int, int, tuple[int, int]]:
     """Row and column of a prediction at which its truth begins.
+
+    And the steps, 1 or -1, by which to go through rows and columns of the
+    truth: one of both may have the south at the top.
 
     Raises:
         ValueError: Its pixels are not those of the prediction.
@@ -179,10 +190,11 @@ def _offset(truth: Path, own: Grid, grid: Grid) -> tuple[int, int]:
     else:
         offset = ~grid.transform @ own.transform
         planes = known_crs(own.crs), known_crs(grid.crs)
-        apart = [there - (here + round(move)) for corner in (
+        apart = [there - (step * here + round(move)) for corner in (
             (0, 0), (own.width, 0), (0, own.height), (own.width, own.height))
-            for there, here, move in zip(
-                offset @ corner, corner, (offset.c, offset.f))]
+            for there, here, move, step in zip(
+                offset @ corner, corner, (offset.c, offset.f),
+                _steps(offset)[::-1])]
         fits = (None in planes or planes[0] == planes[1]) and (
             np.abs(apart).max() <= APART)
     if not fits:
@@ -194,13 +206,20 @@ def _offset(truth: Path, own: Grid, grid: Grid) -> tuple[int, int]:
             f'-t_srs "{grid.crs}" -te {min(left, right)} '
             f'{min(top, bottom)} {max(left, right)} {max(top, bottom)} '
             f'-ts {grid.width} {grid.height} {truth} on_its_pixels.tif')
-    top, left = round(offset.f), round(offset.c)
+    steps = _steps(offset)
+    top, left = (
+        round(move) - (length if step < 0 else 0) for move, length, step in
+        zip((offset.f, offset.c), own.shape, steps))
     if not (-own.height < top < grid.height
             and -own.width < left < grid.width):
         raise ValueError(
             f'{truth} ({told(own)}) and the prediction ({told(grid)}) do not '
             'overlap; give the truth of this scene.')
-    return top, left
+    return top, left, steps
+
+
+def _steps(offset: Affine) -> tuple[int, int]:
+    return 1 if offset.e > 0 else -1, 1 if offset.a > 0 else -1
 
 
 class _Areas:
@@ -213,6 +232,12 @@ class _Areas:
         vectors = read_vectors(path)
         if column is None and 'id' in vectors.columns:
             column = 'id'
+        for i, size in enumerate(shapely.get_dimensions(vectors.shapes)):
+            if 0 <= size < 2 and not shapely.is_empty(vectors.shapes[i]):
+                raise ValueError(
+                    f'{path}: feature {vectors.ids[i]} is a '
+                    f'{vectors.shapes[i].geom_type}, which has no area; give '
+                    'polygons only.')
         if column is not None and column not in vectors.columns:
             raise ValueError(
                 f'{path} has no attribute {column}, but '

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from math import inf
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
@@ -238,7 +239,20 @@ def deepness_metadata(facts: Facts, resolution: float) -> dict[str, str]:
 
 def write_metadata(graph: 'onnx.ModelProto',
                    values: Mapping[str, str]) -> None:
-    """Set the metadata of a file."""
+    """Set the metadata of a file, and who wrote it."""
+    graph.producer_name = KEY
     del graph.metadata_props[:]
     for key, value in values.items():
         graph.metadata_props.add(key=key, value=value)
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file says that an export wrote it."""
+    import onnx
+    from google.protobuf.message import DecodeError
+    try:
+        graph = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError):
+        return False
+    return graph.producer_name == KEY or any(  # older files say it there
+        entry.key == KEY for entry in graph.metadata_props)

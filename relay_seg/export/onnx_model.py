@@ -1,6 +1,7 @@
 """ONNX files that predict in the place of a segmentor."""
 import hashlib
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -107,7 +108,7 @@ def open_session(content: bytes, path: Path, device: str | None):
                           "pip install 'relay-seg[export]'.") from error
     there = onnxruntime.get_available_providers()
     kind, *number = (device or '').split(':')
-    if kind not in ('', 'cpu', 'cuda'):
+    if not re.fullmatch(r'(cpu|cuda(:\d+)?)?', device or ''):
         raise ValueError(f'device={device!r}; use cpu or cuda.')
     if kind == 'cuda' and 'CUDAExecutionProvider' not in there:
         raise ValueError(f'onnxruntime finds no GPU (it has {there}); install '

@@ -3,17 +3,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import torch
 
+from relay_seg.rasters import MARK, is_prediction
 from relay_seg.rasters.files import replacing, write_text
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Views
 
 from .checking import Comparison, compare, evaluating, noise
 from .graph import RawViews, TileProbabilities, input_names, to_onnx
-from .metadata import KEY, deepness_metadata, facts_of, write_metadata
+from .metadata import (
+    KEY,
+    deepness_metadata,
+    facts_of,
+    is_export,
+    write_metadata,
+)
 from .onnx_model import OnnxModel, open_session
 
 #: Largest difference between a file and its model that is let through.
@@ -36,6 +44,21 @@ class Exported:
     comparison: Comparison
 
 
+def check_out(path: Path) -> None:
+    """Say before any work that a file would be lost.
+
+    Raises:
+        ValueError: Something is there that no export wrote, such as the
+            checkpoint, or the name is none of an ONNX file.
+    """
+    if path.suffix != '.onnx':
+        raise ValueError(f'{path} does not end in .onnx, which is what is '
+                         'written; give such a name.')
+    if path.exists() and not is_export(path):
+        raise ValueError(f'{path} is there, and no export wrote it; remove '
+                         'it, or write elsewhere.')
+
+
 def export_onnx(model: SlideEncoderDecoder, path: str | Path, *,
                 window: tuple[int, int] | None = None,
                 views: Sequence[Views] = ()) -> Exported:
@@ -54,9 +77,11 @@ def export_onnx(model: SlideEncoderDecoder, path: str | Path, *,
         views: Batches of normalised views to compare on, beside noise.
 
     Raises:
-        ValueError: The file computes something else than the model.
+        ValueError: The file computes something else than the model, or see
+            :func:`check_out`.
     """
     path = Path(path)
+    check_out(path)
     facts = facts_of(model, window)
     example = tuple(view[:2] for view in noise(model, facts.input_size)[1])
     names = input_names(len(example))
@@ -93,6 +118,7 @@ def export_deepness(model: SlideEncoderDecoder, path: str | Path, *,
         views: Batches of normalised views to compare on, beside noise.
     """
     path = Path(path)
+    check_out(path)
     facts = facts_of(model, window)
     if facts.contexts:
         raise ValueError(
@@ -104,7 +130,7 @@ def export_deepness(model: SlideEncoderDecoder, path: str | Path, *,
                          'give a square window.')
     if resolution is None and facts.pixel_size:
         resolution = 100 * facts.pixel_size
-    if not resolution or resolution <= 0:
+    if resolution is None or not 0 < resolution < inf:
         raise ValueError(
             'Deepness resamples to the resolution of the training images, '
             'which the data set does not say; give it in centimetres for '
@@ -146,6 +172,13 @@ def quantise_onnx(source: str | Path, path: str | Path,
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     source, path = Path(source), Path(path)
+    costs = path.with_name(f'{path.name}.json')
+    check_out(path)
+    if path.exists() and path.samefile(source):
+        raise ValueError(f'{path} is the file to read; give another name.')
+    if costs.exists() and not is_prediction(costs):
+        raise ValueError(f'{costs} is there, and no export wrote it; remove '
+                         'it, or write elsewhere.')
     if not views:
         raise ValueError('what quantising costs is measured on images; give '
                          'some.')
@@ -162,8 +195,8 @@ def quantise_onnx(source: str | Path, path: str | Path,
             partial(OnnxModel(unfinished, 'cpu').window_logits,
                     size=facts.window), views)
         size = unfinished.stat().st_size
-    write_text(path.with_name(f'{path.name}.json'), json.dumps(
-        asdict(comparison) | dict(
+    write_text(costs, json.dumps(
+        {MARK: 'quantised'} | asdict(comparison) | dict(
             file=path.name, bytes=size, unquantised=source.name,
             unquantised_bytes=source.stat().st_size), indent=2) + '\n')
     return Exported(path, size, comparison)

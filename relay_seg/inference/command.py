@@ -97,7 +97,7 @@ def refuse_all(scenes: Sequence[Scene], settings: Settings) -> None:
     """
     for name in ('polygons', 'preview', 'stac') if len(scenes) > 1 else ():
         folder = Path(getattr(settings, name) or '')
-        if folder.suffix in ('.png', '.json', *PACKAGES) and (
+        if folder.suffix.lower() in ('.png', '.json', *PACKAGES) and (
                 not folder.is_dir()):
             raise ValueError(f'--{name} {folder} has the name of a file, but '
                              f'{len(scenes)} scenes are given; give a '

@@ -136,7 +136,7 @@ def _listed(path: Path) -> list[tuple[Path, ...]]:
         raise FileNotFoundError(f'{path} does not exist; give a list with a '
                                 'raster in each line.')
     found = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding='utf-8-sig').splitlines():
         line = line.strip()
         if line and not line.startswith('#'):
             beside = '+'.join(

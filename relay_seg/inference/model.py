@@ -42,7 +42,11 @@ def load_model(config: str | Path | Config, checkpoint: str | Path, *,
         The model in evaluation mode, with the config as ``cfg``, names and
         colours of classes as ``dataset_meta``, and the SHA-256 of the
         checkpoint as ``checkpoint_sha256``.
+
+    Raises:
+        ValueError: The device is not there, or the checkpoint does not fit.
     """
+    device = _found(get_device() if device is None else device)
     import_module('relay_seg.registered')
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
@@ -57,9 +61,15 @@ def load_model(config: str | Path | Config, checkpoint: str | Path, *,
     model.cfg = cfg
     model.dataset_meta = (meta if isinstance(meta, dict) else {}) | own
     model.checkpoint_sha256 = sha256(local_file(checkpoint))
-    if device is None:
-        device = get_device()
     return model.to(device).eval()
+
+
+def _found(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # not built for it
+        raise ValueError(f'device {device} is not there ({error}); use '
+                         'another one, such as cpu.') from error
 
 
 def model_config(cfg: Config) -> dict:

@@ -78,11 +78,11 @@ def refuse(scenes: Sequence[tuple[Scene, Settings]]) -> None:
         if settings.aoi:
             inputs.append(Path(settings.aoi))
         if settings.polygons:
-            check_name(Path(settings.polygons))
+            check_name(Path(settings.polygons), scene.out)
         for what, path in outputs_of(scene.out, settings).items():
             suffixes = (OUT_SUFFIXES[settings.output_format == 'vrt']
                         if what == '--out'
-                        else SUFFIXES.get(what, (path.suffix, )))
+                        else SUFFIXES.get(what, (path.suffix.lower(), )))
             if path.suffix.lower() not in suffixes:
                 raise ValueError(f'{what} {path}: such a file is written '
                                  f'with the ending {suffixes[0]}; name it '

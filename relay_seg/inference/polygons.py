@@ -373,11 +373,14 @@ class Measure:
             lambda xy: self._to(CRS.from_user_input(DEGREES), xy).round(
                 DECIMALS))
         left, _, right, _ = shapely.bounds(found).T
-        if (right - left > 180).any():
+        turns = 360 * np.floor((left + 180) / 360)  # 200 degrees are -160
+        if ((right - left > 180) | (right - turns > 180)).any():
             raise ValueError('polygons reach over the meridian of 180 '
                              'degrees, which GeoJSON cannot tell; write '
                              '.gpkg.')
-        return found
+        xy, of = shapely.get_coordinates(found, return_index=True)
+        xy[:, 0] = (xy[:, 0] - turns[of]).round(DECIMALS)
+        return shapely.set_coordinates(found, xy)
 
     def areas(self, polygons: np.ndarray) -> np.ndarray:
         """Areas of polygons (N, ) in pixels, in the unit of the attribute."""

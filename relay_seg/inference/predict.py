@@ -95,7 +95,8 @@ def predict_array(model: SlideEncoderDecoder, array: np.ndarray, *,
 
     Args:
         model: Model of :func:`load_model`.
-        array: Pixels as files hold them, (C, H, W).
+        array: Pixels as files hold them, (C, H, W); what a masked array
+            masks is no data.
         nodata: Value of pixels that hold nothing; NaN never does.
         probabilities: Whether to return them, which takes memory.
         window: See :class:`Settings`, as the following.

@@ -2,6 +2,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,11 +128,12 @@ class Settings:
         for name in ('window', 'input_size', 'stride', 'batch_size', 'bands',
                      'block', 'pixel_size', 'threads'):
             value = getattr(self, name)
-            if value is not None and not np.all(np.asarray(value) > 0):
-                raise ValueError(f'{name}={value} is not above zero; give '
-                                 'another value, or leave it out.')
+            if value is not None and not np.all(
+                    (np.asarray(value) > 0) & np.isfinite(value)):
+                raise ValueError(f'{name}={value} is no number above zero; '
+                                 'give another value, or leave it out.')
         for name in ('min_area', 'simplify'):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < inf:
                 raise ValueError(
                     f'{name}={getattr(self, name)}; use 0 or more.')
 

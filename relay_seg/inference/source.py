@@ -109,10 +109,13 @@ class ArraySource:
     """An array in memory, or a memory map.
 
     Args:
-        array: (C, H, W).
+        array: (C, H, W); what is masked holds nothing.
         bands: What the model makes of them.
         nodata: Value of pixels that hold nothing, if there is one; NaN and
             infinite numbers never do.
+
+    Raises:
+        ValueError: It has another shape, or holds no real numbers.
     """
     name = 'array'
     crs: CRS | None = None
@@ -122,13 +125,22 @@ class ArraySource:
 
     def __init__(self, array: np.ndarray, bands: ModelBands,
                  nodata: float | None = None) -> None:
+        kind = getattr(array, 'dtype', None)
+        if not isinstance(kind, np.dtype):
+            raise ValueError(f'array is of the type {type(array).__name__}; '
+                             'give one of NumPy, as tensor.numpy() does.')
+        if kind.kind not in 'buif':
+            raise ValueError(f'array holds {kind}; give real numbers, such as '
+                             'amplitudes or intensities of complex ones.')
         if array.ndim != 3 or len(array) != len(bands.fill):
             raise ValueError(
                 f'array has the shape {array.shape} but the model takes '
                 f'({len(bands.fill)}, height, width); bands come first.')
         self.shape: tuple[int, int] = array.shape[1:]
         self.bands = len(array)
-        self.bytes = array.dtype == np.uint8 and nodata is None
+        self._masked = np.ma.is_masked(array)
+        self.bytes = (
+            kind == np.uint8 and nodata is None and not self._masked)
         self._array, self._nodata = array, nodata
 
     def reader(self) -> 'ArraySource':
@@ -144,6 +156,8 @@ class ArraySource:
         pixels = np.array(part, dtype=np.float32)
         if self._nodata is not None:
             pixels[np.asarray(part) == self._nodata] = np.nan
+        if self._masked:
+            pixels[np.ma.getmaskarray(part)] = np.nan
         if part.dtype.kind == 'f':
             pixels[np.abs(pixels) > LARGEST] = np.nan
         found = torch.from_numpy(pixels)

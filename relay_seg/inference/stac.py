@@ -3,11 +3,14 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from math import floor, isfinite
 from pathlib import Path
 from typing import Any
 
 import rasterio
 import torch
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 from rasterio.warp import transform_geom
 from torch import nn
 
@@ -76,7 +79,11 @@ def write_item(path: str | Path, out: str | Path,
 
 def _outline(raster: rasterio.DatasetReader
              ) -> tuple[list[float], dict] | None:
-    """Box and polygon in degrees; None without a place on the earth."""
+    """Box and polygon in degrees; None without a place on the earth.
+
+    Over the meridian of 180 degrees the polygon is cut, and the box begins
+    in the east (RFC 7946).
+    """
     if not known_crs(raster.crs) or transform_of(raster).is_identity:
         return None
     height, width = raster.shape
@@ -84,11 +91,49 @@ def _outline(raster: rasterio.DatasetReader
     ring = [raster.transform @ (width * x, height * y) for x, y in (
         *((0, s) for s in steps), *((s, 1) for s in steps),
         *((1, 1 - s) for s in steps), *((1 - s, 0) for s in steps))]
-    found = transform_geom(
-        raster.crs, 'EPSG:4326',
-        dict(type='Polygon', coordinates=[[*ring, ring[0]]]), precision=8)
-    xs, ys = zip(*(point[:2] for point in found['coordinates'][0]))
-    return [min(xs), min(ys), max(xs), max(ys)], found
+    try:
+        found = transform_geom(
+            raster.crs, 'EPSG:4326',
+            dict(type='Polygon', coordinates=[[*ring, ring[0]]]), precision=8)
+    except (RasterioError, CPLE_BaseError):
+        return None  # of the moon, or beyond what the CRS maps
+    parts = found['coordinates']
+    parts = [parts] if found['type'] == 'Polygon' else parts
+    if not all(isfinite(x) for part in parts for point in part[0]
+               for x in point):
+        return None
+    rings = [piece for part in parts for piece in _cut(part[0])]
+    spans = [(min(x for x, _ in piece), max(x for x, _ in piece))
+             for piece in rings]
+    west, east = min(x for x, _ in spans), max(x for _, x in spans)
+    starts = min((a for a, b in spans if b == 180), default=-180.)
+    ends = max((b for a, b in spans if a == -180), default=180.)
+    if len(rings) > 1 and starts > ends:
+        west, east = starts, ends
+    ys = [y for piece in rings for _, y in piece]
+    return [west, min(ys), east, max(ys)], (
+        dict(type='MultiPolygon', coordinates=[[piece] for piece in rings])
+        if len(rings) > 1 else dict(type='Polygon', coordinates=rings))
+
+
+def _cut(ring: Sequence[Sequence[float]]) -> list[list[tuple[float, float]]]:
+    """A ring between -180 and 180 degrees; two if it reaches over them."""
+    turn = 360 * floor((min(x for x, *_ in ring) + 180) / 360)
+    points: list[tuple[float, float]] = []
+    for x, y, *_ in ring:
+        x -= turn
+        if points and (points[-1][0] - 180) * (x - 180) < 0:
+            x0, y0 = points[-1]
+            points.append((180., y0 + (y - y0) * (180 - x0) / (x - x0)))
+        points.append((x, y))
+    found = []
+    for back, side in ((0, [p for p in points if p[0] <= 180]),
+                       (360, [p for p in points if p[0] >= 180])):
+        piece = [(round(x - back, 8), round(y, 8)) for x, y in side]
+        if len({x for x, _ in piece}) > 1:  # more than to touch it
+            found.append(piece if piece[0] == piece[-1]
+                         else [*piece, piece[0]])
+    return found
 
 
 def _place(raster: rasterio.DatasetReader) -> dict:

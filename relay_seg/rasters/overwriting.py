@@ -66,15 +66,16 @@ def is_prediction(path: Path) -> bool:
     try:
         if beside := SAID_BY.get(path.suffix.lower()):
             path = path.with_suffix(beside)
-        if path.suffix == '.xml':
+        suffix = path.suffix.lower()
+        if suffix == '.xml':
             return MARK in path.read_text()
-        if path.suffix in ('.json', '.geojson'):
+        if suffix in ('.json', '.geojson'):
             with path.open(encoding='utf-8') as text:
                 return f'"{MARK}":' in text.read(HEAD)
-        if path.suffix == '.parquet':
+        if suffix == '.parquet':
             from pyarrow.parquet import read_schema
             return MARK.encode() in (read_schema(path).metadata or ())
-        if path.suffix == '.gpkg':
+        if suffix == '.gpkg':
             import pyogrio
             layers = pyogrio.list_layers(path)
             return len(layers) == 1 and MARK in (

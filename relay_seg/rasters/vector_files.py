@@ -29,18 +29,41 @@ DATE = '2000-01-01'
 CONTENT = 'classes as polygons'
 
 
-def check_name(path: Path) -> None:
-    """Can such a file be written?
+def check_letters(path: Path) -> None:
+    """Can pyogrio open a file of this name?
 
     Raises:
-        ValueError: The name has an ending that is not known.
+        ValueError: It would open another one: before ! stands an archive.
+    """
+    if found := set('!;') & set(str(path)):
+        raise ValueError(
+            f'{path} has {" and ".join(sorted(found))} in its name, which '
+            'pyogrio takes for an archive; name file or folder otherwise.')
+
+
+def check_name(path: Path, beside: Path | None = None) -> None:
+    """Can such a file be written?
+
+    Args:
+        path: The file.
+        beside: Output in the folder of whose blocks it is made.
+
+    Raises:
+        ValueError: The name has an ending that is not known, or letters
+            that it cannot have.
         ImportError: A package is missing.
     """
     kinds = list(PACKAGES)
+    if path.suffix.lower() == '.shp' != path.suffix:
+        raise ValueError(f'{path}: GDAL writes the files of a shapefile in '
+                         f'small letters; name it {path.with_suffix(".shp")}.')
     if path.suffix.lower() not in kinds:
         raise ValueError(
             f'{path}: polygons are written with the endings '
             f'{", ".join(kinds)}; name it {path.with_suffix(kinds[0])}.')
+    if 'pyogrio' in PACKAGES[path.suffix.lower()]:
+        for name in filter(None, (path, beside)):
+            check_letters(name)
     for package in PACKAGES[path.suffix.lower()]:
         try:
             import_module(package)

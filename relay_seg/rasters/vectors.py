@@ -16,6 +16,7 @@ from shapely import Geometry
 
 from .grid import known_crs
 from .opening import open_raster
+from .vector_files import check_letters
 
 POLYGONS = ('Polygon', 'MultiPolygon')
 #: Edges are cut to this share of the extent before they are reprojected:
@@ -58,6 +59,7 @@ def read_vectors(path: Path, layer: str | None = None) -> Vectors:
         raise FileNotFoundError(
             f'{path} does not exist; check the path, or complete the raw '
             'folder.')
+    check_letters(path)
     try:
         layers = [name for name, kind in pyogrio.list_layers(path) if kind]
         wanted = layer or path.stem

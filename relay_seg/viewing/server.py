@@ -79,10 +79,10 @@ class ViewerServer(ThreadingMixIn, TCPServer):
             self.address_family = socket.AF_INET6
         try:
             super().__init__((host, port), Handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise ValueError(
-                f'{host}:{port} cannot be listened at ({error.strerror}); '
-                'choose another --port, or none for a free one.') from error
+                f'{host}:{port} cannot be listened at ({error}); choose '
+                'another --port, or none for a free one.') from error
         self.areas.start()
 
     @property

@@ -189,6 +189,12 @@ def test_harmful_or_impossible_is_refused(tmp_path, randomise):
     before = source.read_bytes()
     with pytest.raises(ValueError, match='is the file to read'):
         convert_checkpoint(source, source, 'timm')
+    other = tmp_path / 'other.pth'
+    other.write_text('the only copy')
+    with pytest.raises(ValueError, match='other.pth is there already'):
+        convert_checkpoint(source, other, 'timm')
+    assert other.read_text() == 'the only copy'
+    other.unlink()
     with pytest.raises(ValueError, match='does not end in .pth'):
         convert_checkpoint(source, tmp_path / 'b.safetensors', 'timm')
     with pytest.raises(FileNotFoundError, match='is no folder'):

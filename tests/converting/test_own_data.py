@@ -185,3 +185,11 @@ def test_configs_of_other_models_build(checkout, model):
         assert segmentor.decode_head.num_classes == 2
         assert cfg.train_cfg.max_iters == 20000
         assert cfg.param_scheduler[1].end == 20000
+
+
+@pytest.mark.parametrize('photos', [[], ['--photos']])
+def test_an_example_takes_the_place_of_nothing(checkout, photos):
+    (checkout / 'mine').mkdir()
+    (checkout / 'mine/town.gpkg').write_text('the only copy')
+    assert run('data_prep/example.py', 'mine', *photos) == 2
+    assert [p.name for p in (checkout / 'mine').iterdir()] == ['town.gpkg']

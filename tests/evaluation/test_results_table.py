@@ -248,6 +248,15 @@ def blue(path):
     return (np.abs(picture - (0x2f, 0x6f, 0xb0)).sum(-1) < 10).sum()
 
 
+@pytest.mark.parametrize('option', ['--out', '--plot'])
+def test_tool_does_not_write_over_results(tmp_path, option):
+    path = tmp_path / 'results.json'
+    path.write_text('{}')
+    with pytest.raises(SystemExit):
+        call(option, path)
+    assert path.read_text() == '{}'
+
+
 def test_tool_prints_and_writes_table_and_plot(tmp_path, capsys):
     result = published_result('URURDataset', ('ViT-S', False), miou=60.)
     (tmp_path / 'run').mkdir()

@@ -89,6 +89,25 @@ def test_a_truth_of_a_part(pair, write, top, left):
         counts.whole.matrix, by_hand(ids, there[30:70, 50:110]))
 
 
+@pytest.mark.parametrize('down, right', [(-1, 1), (1, -1), (-1, -1)])
+@pytest.mark.parametrize('top, left', [(0, 0), (5, 8), (-6, -9)])
+def test_a_truth_upside_down(pair, write, monkeypatch, down, right, top,
+                             left):
+    """With the south at the top, as some files have it."""
+    ids, truth = pair
+    turned = Grid(*GRID.shape, GRID.crs, PLACE @ Affine.translation(
+        left + 60 * (right < 0), top + 40 * (down < 0)
+    ) @ Affine.scale(right, down))
+    path = write('truth.tif', truth[::down, ::right], turned)
+    there = np.full((100, 160), 255, np.uint8)
+    there[30 + top:70 + top, 50 + left:110 + left] = truth
+    monkeypatch.setattr(scoring, 'SIDE', 17)
+    found = count_raster(
+        write('ids.tif', ids, nodata=255), Score(path, NAMES, GRID))
+    np.testing.assert_array_equal(
+        found.whole.matrix, by_hand(ids, there[30:70, 50:110]))
+
+
 @pytest.mark.parametrize('options', [
     dict(nodata=2), dict(nodata=2., dtype='float32'), dict(reduce=True)])
 def test_what_a_truth_does_not_know(pair, write, options):
@@ -234,3 +253,17 @@ def test_what_is_scored_was_predicted(write, pair, tmp_path):
     (tmp_path / 'ids_scores.csv').touch()
     with pytest.raises(ValueError, match='ids_scores.csv exists'):
         score_prediction(tmp_path / 'ids.tif', tmp_path / 't.tif')
+
+
+@pytest.mark.parametrize('shape', [
+    shapely.LineString([(0, 0), (20, 20)]), shapely.Point(3, 4)])
+def test_areas_without_an_area_are_refused(pair, write, tmp_path, shape):
+    _, truth = pair
+    shapes = shapely.transform([shapely.box(0, 0, 9, 9), shape],
+                               lambda xy: np.column_stack(PLACE @ xy.T))
+    pyogrio.raw.write(
+        tmp_path / 'areas.gpkg', shapely.to_wkb(shapes), [], [],
+        geometry_type='Unknown', crs='EPSG:32648', driver='GPKG')
+    with pytest.raises(ValueError, match='feature 2 is a .*no area'):
+        Score(write('truth.tif', truth), NAMES, GRID,
+              areas=tmp_path / 'areas.gpkg')

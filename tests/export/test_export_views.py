@@ -14,6 +14,7 @@ import torch
 from relay_seg.backbones.layers import ShiftWindowMSA
 from relay_seg.export import (
     OnnxModel,
+    export_deepness,
     export_onnx,
     graph,
     quantise_onnx,
@@ -188,6 +189,8 @@ def test_refuses_another_window_or_device(exported):
         model.window_logits((torch.zeros(1, 3, 64, 64), ) * 2)
     with pytest.raises(ValueError, match='cpu or cuda'):
         OnnxModel(exported('vit')[1], 'mps')
+    with pytest.raises(ValueError, match='cpu or cuda'):
+        OnnxModel(exported('vit')[1], 'cuda:x')
     with pytest.raises(ValueError, match='--device cpu'):
         OnnxModel(exported('vit')[1], 'cuda')
 
@@ -207,6 +210,40 @@ def test_a_file_that_differs_does_not_appear(
     with pytest.raises(ValueError, match='not written.*largest difference'):
         export_onnx(model, tmp_path / 'model.onnx')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['notes.onnx', 'weights.pth'])
+def test_nothing_but_exports_is_written_over(exported, tmp_path, name):
+    model, good = exported('linear')
+    path = tmp_path / name
+    path.write_text('the only copy')
+    link = tmp_path / 'link.onnx'
+    link.symlink_to(path)
+    for out in (path, link):
+        for write in (export_onnx, export_deepness):
+            with pytest.raises(ValueError, match='such a name|elsewhere'):
+                write(model, out)
+        with pytest.raises(ValueError, match='such a name|elsewhere'):
+            quantise_onnx(good, out, model, ())
+    assert path.read_text() == 'the only copy'
+
+
+def test_an_export_takes_the_place_of_another(exported, scene, tmp_path):
+    model, good = exported('linear')
+    path = tmp_path / 'model.onnx'
+    path.write_bytes(good.read_bytes())
+    export_onnx(model, path)
+    views = windows_of([scene], model, (32, 32), 1)
+    with pytest.raises(ValueError, match='file to read'):
+        quantise_onnx(path, path, model, views)
+    small = tmp_path / 'small.onnx'
+    for _ in range(2):
+        quantise_onnx(path, small, model, views)
+    costs = tmp_path / 'small.onnx.json'
+    costs.write_text('{}')
+    with pytest.raises(ValueError, match='small.onnx.json is there'):
+        quantise_onnx(path, small, model, views)
+    assert costs.read_text() == '{}'
 
 
 def test_quantised(exported, scene, tmp_path):
@@ -282,6 +319,14 @@ def test_tools_export_and_predict_without_a_model(
             ids.append(raster.read(1))
     assert len(np.unique(ids[0])) > 1
     assert (ids[0] == ids[1]).mean() > 0.9999
+
+
+def test_tool_does_not_write_over_its_checkpoint(trained, capsys):
+    before = trained[1].read_bytes()
+    with pytest.raises(SystemExit):
+        call('tools/export.py', *trained, '-o', trained[1])
+    assert 'does not end in .onnx' in capsys.readouterr().err
+    assert trained[1].read_bytes() == before
 
 
 def test_windows_brought_to_another_size(trained, tmp_path, module_scenes):

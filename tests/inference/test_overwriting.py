@@ -120,6 +120,34 @@ def test_files_of_others_stay_unless_asked_for(
         refused(mine, '--overwrite', **names)
 
 
+@pytest.mark.parametrize('what, name', [
+    ('preview', 'a.PNG'), ('stac', 'a.JSON'), ('polygons', 'a.GPKG'),
+    ('polygons', 'a.GeoJSON'), ('polygons', 'a.Parquet'), ('out', 'a.TIF')])
+def test_endings_of_any_letters(cheap, scene, tmp_path, what, name):
+    names = dict(out=tmp_path / 'out.tif') | {what: tmp_path / name}
+    for blend in ('mean', 'center'):  # what was written is written over
+        predict_raster(cheap(blend=blend), scene, **names)
+    assert names[what].stat().st_size
+
+
+def test_shapefiles_have_small_letters(refused, tmp_path):
+    path = tmp_path / 'a.SHP'
+    refused(path, 'name it .*a.shp', polygons=path)
+
+
+@pytest.mark.parametrize('letter', '!;')
+def test_names_that_would_be_archives(refused, cheap, scene, tmp_path, aoi,
+                                      letter):
+    """pyogrio would write b.gpkg in the place of a!b.gpkg."""
+    path = tmp_path / f'a{letter}b.gpkg'
+    refused(path, 'archive', polygons=path)
+    out = tmp_path / f'a{letter}b.tif'
+    refused(out, 'archive', out=out, polygons=tmp_path / 'b.gpkg')
+    aoi.rename(path)
+    refused(path, 'archive', aoi=path)
+    predict_raster(cheap(), scene, out, polygons=tmp_path / 'b.geojson')
+
+
 def test_a_file_that_appears_meanwhile_stays(cheap, scene, tmp_path):
     picture = tmp_path / 'picture.png'
 
@@ -223,6 +251,7 @@ def test_a_folder_is_not_named_like_a_file(scene, tmp_path, noise, cheap,
 
 @pytest.mark.parametrize('setting', [
     dict(batch_size=0), dict(pixel_size=0), dict(pixel_size=-1.),
+    dict(pixel_size=float('inf')), dict(min_area=float('inf')),
     dict(pixel_size=float('nan')), dict(stride=(8, 0)), dict(window=(0, 8)),
     dict(bands=(0, 1, 2)), dict(threads=0), dict(min_area=-1.),
     dict(min_area=float('nan'))])

@@ -241,6 +241,21 @@ def test_geojson_does_not_span_the_earth(class_file, tmp_path):
         write_polygons(path, tmp_path / 'a.geojson', NAMES)
 
 
+def test_geojson_of_longitudes_over_180(class_file, tmp_path):
+    """EPSG:4326 may go on to 360; GeoJSON ends where the earth does."""
+    place = rasterio.Affine(0.01, 0, 200, 0, -0.01, -17)
+    ids = np.zeros((9, 9), np.uint8)
+    path = class_file(ids, crs='EPSG:4326', transform=place)
+    write_polygons(path, tmp_path / 'a.geojson', NAMES)
+    found = json.loads((tmp_path / 'a.geojson').read_text())
+    corners = np.array(found['features'][0]['geometry']['coordinates'][0])
+    assert corners[:, 0].min() == -160 and corners[:, 0].max() == -159.91
+    path = class_file(ids, crs='EPSG:4326', transform=place @
+                      rasterio.Affine.translation(-2005, 0))
+    with pytest.raises(ValueError, match='180 degrees.*gpkg'):
+        write_polygons(path, tmp_path / 'a.geojson', NAMES)
+
+
 def peaks(paths, out):
     """Most memory in kB up to then, after each file."""
     import resource

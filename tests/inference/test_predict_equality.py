@@ -360,3 +360,28 @@ def test_an_error_of_reading_ends_the_prediction(
         predict_raster(cheap(), path, tmp_path / 'out.tif')
     assert threading.active_count() == before
     assert not (tmp_path / 'out.tif').exists()
+
+
+@pytest.mark.parametrize('mask', ['all bands', 'one band', 'none'])
+def test_masked_arrays(cheap, noise, mask):
+    """What is masked is no data, as NaN is."""
+    image = noise(45, 58)
+    hidden = np.zeros(image.shape, bool)
+    if mask != 'none':
+        hidden[:, 9:20, 30:50] = True
+        hidden[1:, 12:16] &= mask == 'all bands'
+    model = cheap()
+    np.testing.assert_array_equal(
+        predict_array(model, np.ma.array(image, mask=hidden)).classes,
+        predict_array(model, np.where(
+            hidden, np.nan, image).astype(np.float32)).classes)
+
+
+def test_arrays_without_real_numbers_are_refused(cheap, noise):
+    image = noise(45, 58)
+    for kind in (complex, object, 'U3'):
+        with pytest.raises(ValueError, match='array holds .*real numbers'):
+            predict_array(cheap(), image.astype(kind))
+    for other in (torch.from_numpy(image), image.tolist()):
+        with pytest.raises(ValueError, match='type (Tensor|list).*NumPy'):
+            predict_array(cheap(), other)

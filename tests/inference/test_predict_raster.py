@@ -651,6 +651,8 @@ def test_inputs(tmp_path, monkeypatch):
     listed = tmp_path / 'list.txt'
     listed.write_text('# two\n a.tif\n\nb.png+c.TIF\n')
     assert names(listed) == ['a.tif', 'b.png+c.TIF']
+    listed.write_text('a.tif\n', encoding='utf-8-sig')  # as of Windows
+    assert names(listed) == ['a.tif']
     with pytest.raises(FileNotFoundError, match='fits no file'):
         names(tmp_path / '*.jp2')
     (tmp_path / 'sub').mkdir()
@@ -751,6 +753,15 @@ def test_scores_and_an_item_beside_the_output(
 def test_what_is_no_part(capsys, part):
     assert call('a.py', 'b.pth', 'c.tif', '-o', 'd.tif', f'--part={part}') == 2
     assert '1/8' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
+def test_a_device_that_is_not_there(
+        noise, scene_file, tmp_path, checkpoint, capsys, device):
+    scene = scene_file(tmp_path / 'scene.tif', noise(40, 40))
+    assert call(CONFIG, checkpoint, scene, '-o', tmp_path / 'a.tif',
+                '--device', device) == 2
+    assert f'device {device} is not there' in capsys.readouterr().err
 
 
 def test_bad_command_lines_exit_with_2(tmp_path, checkpoint, capsys):

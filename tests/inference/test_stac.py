@@ -22,8 +22,8 @@ META = dict(classes=['land & sea', 'b', 'c', 'd'],
 def item(cheap, scene_file, noise, tmp_path):
     """``item(**settings)``: the item of a prediction, as pystac reads it."""
 
-    def make(crs='EPSG:32648', output_format='gtiff'):
-        options = dict(crs=crs)
+    def make(crs='EPSG:32648', output_format='gtiff', **options):
+        options['crs'] = crs
         if crs is None:
             options['transform'] = rasterio.Affine.identity()
         scene = scene_file(tmp_path / 'scene.tif', noise(48, 64), **options)
@@ -73,9 +73,35 @@ def test_classes_and_model(item):
     assert model.hyperparameters.to_dict()['window'] == [16, 16]
 
 
-def test_without_a_place(item):
-    found = item(crs=None)
+@pytest.mark.parametrize('crs', [None, '+proj=eqc +R=1737400'])
+def test_without_a_place(item, crs):
+    found = item(crs)
     assert found.geometry is None and found.bbox is None
+
+
+@pytest.mark.parametrize('crs, place, box', [
+    # A scene is 64 pixels wide and 48 high.
+    ('EPSG:32760', (5, 0, 819000, 0, -5, 8100000), (179.998, -179.998)),
+    ('EPSG:4326', (0.002, 0, 179.9, 0, -0.002, -17), (179.9, -179.972)),
+    ('EPSG:4326', (0.002, 0, -180.1, 0, -0.002, -17), (179.9, -179.972)),
+    ('EPSG:4326', (0.002, 0, 200, 0, -0.002, -17), (-160, -159.872)),
+    ('EPSG:4326', (0.002, 0, 180, 0, -0.002, -17), (-180, -179.872)),
+    ('EPSG:4326', (0.002, 0, 179.872, 0, -0.002, -17), (179.872, 180)),
+    ('EPSG:4326', (5.625, 0, 0, 0, -3.75, 90), (-180, 180)),
+    ('EPSG:4326', (5.625, 0, -180, 0, -3.75, 90), (-180, 180)),
+    ('EPSG:3413', (500, 0, -16000, 0, -500, 12000), (-180, 180))])
+def test_at_the_end_of_the_earth(item, crs, place, box):
+    found = item(crs, transform=rasterio.Affine(*place))
+    west, south, east, north = found.bbox
+    assert (west, east) == pytest.approx(box, abs=1e-3)
+    assert -90 <= south < north <= 90
+    parts = found.geometry['coordinates']
+    parts = [parts] if found.geometry['type'] == 'Polygon' else parts
+    for ring, in parts:
+        assert ring[0] == ring[-1]
+        assert all(-180 <= x <= 180 and south <= y <= north for x, y in ring)
+    if west > east:
+        assert len(parts) == 2
 
 
 def test_cloud_optimised(item):

@@ -133,6 +133,8 @@ def test_listens_to_this_machine_only(shown):
         port = server.server_address[1]
         with pytest.raises(ValueError, match=str(port)):
             ViewerServer(open_layers(*shown[0]), port=port)
+    with pytest.raises(ValueError, match='99999.*choose another --port'):
+        ViewerServer(open_layers(*shown[0]), port=99999)
 
 
 def test_many_threads_get_the_same_tiles(tmp_path):
