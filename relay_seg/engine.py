@@ -88,7 +88,8 @@ class RelayRunner(Runner):
     def _classes(self) -> Sequence[str]:
         """Names of the classes, as the config has them."""
         from relay_seg.inference.model import dataset_meta
-        return dataset_meta(self.cfg).get('classes') or ()
+        cfg = getattr(self, 'cfg', None) or {}
+        return dataset_meta(cfg).get('classes') or ()
 
     @property
     def _bare_model(self) -> nn.Module:

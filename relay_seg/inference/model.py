@@ -1,6 +1,6 @@
 """Models that are ready to predict, and what their classes are called."""
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -84,7 +84,7 @@ def dataset_meta(cfg: Config) -> dict:
     """Facts about the data set that a config tests on."""
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
         dataset = (cfg.get(loader) or {}).get('dataset') or {}
-        if 'type' in dataset:
+        if isinstance(dataset, Mapping) and 'type' in dataset:
             kind = DATASETS.get(dataset['type'])
             meta = getattr(kind, 'METAINFO', {})
             return dict(meta) | dict(dataset.get('metainfo') or {})

@@ -11,10 +11,14 @@ from test_tools import PLAIN, RELAY, call, options
 
 from relay_seg.checkpoints import (
     CheckpointError,
+    check_class_order,
     load_weights,
     read_checkpoint,
     write_checkpoint,
 )
+from relay_seg.datasets import DubaiDataset
+from relay_seg.engine import build_runner
+from relay_seg.inference import load_model
 
 ROOT = Path(__file__).parents[2]
 VIT = 'configs/plain/vit_s_dubai.py'
@@ -174,3 +178,31 @@ def test_tools_are_as_strict(tool, relay_file, plain_file, module_scenes,
     with pytest.raises(CheckpointError, match=message):
         call(f'tools/{"test" if tool == "test" else "train"}.py', RELAY,
              *arguments[tool], '--work-dir', tmp_path, *settings)
+
+
+@pytest.mark.parametrize('before, now, fits', [
+    ('ab', 'ab', True), ('ab', 'ba', False), ('ab', 'xy', True),
+    ('', 'ab', True), ('aab', 'aba', False)])
+def test_classes_in_another_order(before, now, fits):
+    checkpoint = dict(meta=dict(dataset_meta=dict(classes=tuple(before))))
+    if fits:
+        check_class_order(checkpoint, now, 'x.pth')
+        return
+    with pytest.raises(CheckpointError, match='x.pth was trained on'):
+        check_class_order(checkpoint, now, 'x.pth')
+
+
+def test_test_and_prediction_refuse_classes_in_another_order(
+        relay, tmp_path):
+    path = tmp_path / 'turned.pth'
+    classes = DubaiDataset.METAINFO['classes'][::-1]
+    write_checkpoint(dict(state_dict=relay.state_dict(), meta=dict(
+        dataset_meta=dict(classes=classes))), path)
+    cfg = Config.fromfile(ROOT / RELAY)
+    cfg.model.decode_head.channels = 8
+    with pytest.raises(CheckpointError, match='in this order'):
+        load_model(cfg, path)
+    cfg.work_dir, cfg.launcher = str(tmp_path / 'work'), 'none'
+    cfg.load_from = str(path)
+    with pytest.raises(CheckpointError, match='in this order'):
+        build_runner(cfg).test()
