@@ -248,7 +248,7 @@ def test_a_link_to_a_folder_around_it_has_an_end(raw, out, tmp_path):
 @pytest.mark.parametrize('name, text, words', [
     ('split.csv', 'name,split,old_split\ns0,train,train\ns1,train,test\n'
      's2,val,val\ns3,test,train\n', 'several columns of splits'),
-    ('split.csv', 's0,trian\ns1,train\ns2,val\ns3,test\n', "'trian'"),
+    ('split.csv', 's0,tarin\ns1,train\ns2,val\ns3,test\n', "'tarin'"),
     ('train.txt', 'b/s0\n', 'fit no image'),
 ])
 def test_lists_that_are_not_clear(raw, out, tmp_path, name, text, words,
