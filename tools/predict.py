@@ -7,7 +7,6 @@
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         'several scenes, a folder')
     add('--stac', help='STAC item that tells what the output is and is from; '
         'with several scenes, a folder')
-    add('--truth', type=Path, help='class ids with pixels as those of the '
+    add('--truth', help='class ids with pixels as those of the '
         'output: OUT_scores.json and .csv; see tools/score.py for more')
     add('--mosaic', action='store_true', help='the inputs are tiles of one '
         'scene, which see each other over their borders')
@@ -137,14 +136,6 @@ def find_model(args: argparse.Namespace,
                       trust=args.trust_checkpoint)
 
 
-def score(out: Path, args: argparse.Namespace) -> None:
-    """Compare an output with the truth, and tell the metrics."""
-    from relay_seg.evaluation.scoring import score_prediction
-    found = score_prediction(out, args.truth, overwrite=args.overwrite)
-    for name, value in found['metrics'].items():
-        print(f'{name} {value:.2f}', file=sys.stderr)
-
-
 def main() -> int:
     parser, args = parse()  # --help does not wait for imports
     from relay_seg.engine import launched
@@ -173,10 +164,6 @@ def main() -> int:
                              'each other; give one.')
         scenes = find_scenes(inputs, args.out, args.mosaic)
         refuse_all(scenes, settings)
-        if args.truth and len(scenes) > 1:
-            raise ValueError(f'--truth {args.truth} is of one scene, but '
-                             f'{len(scenes)} are given; score them one by '
-                             'one with tools/score.py.')
         part, device = launched(args.launcher)
         model = find_model(args, 'cpu' if args.ray else device)
         if args.ray:
@@ -191,17 +178,14 @@ def main() -> int:
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     try:
-        code = run()
-        if args.truth and not code and scenes[0].out.exists():
-            score(scenes[0].out, args)
+        return run()
     except KeyboardInterrupt:
         print('Interrupted; the same command goes on from here.',
               file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError) as error:  # scores, Ray
+    except (ValueError, OSError, ImportError) as error:  # Ray
         print(error, file=sys.stderr)
         return 1
-    return code
 
 
 if __name__ == '__main__':

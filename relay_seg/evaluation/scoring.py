@@ -278,6 +278,11 @@ def count_raster(classes: Path, score: Score) -> Counts:
     return counts
 
 
+def scores_of(classes: Path) -> Path:
+    """Where the scores of a prediction go, with a table beside (.csv)."""
+    return classes.with_name(f'{classes.stem}_scores.json')
+
+
 def score_prediction(classes: Path, truth: Path, *,
                      reduce_zero_label: bool = False,
                      areas: Path | None = None,
@@ -300,7 +305,7 @@ def score_prediction(classes: Path, truth: Path, *,
         ValueError: Truth or areas do not fit, nothing wrote ``classes``
             that names its classes, or a file would be lost.
     """
-    out = classes.with_name(f'{classes.stem}_scores.json')
+    out = scores_of(classes)
     refuse_overwriting(
         {'scores': out, 'their table': out.with_suffix('.csv')},
         filter(None, (classes, truth, areas)), overwrite)

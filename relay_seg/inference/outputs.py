@@ -3,7 +3,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from relay_seg.rasters import refuse_overwriting
+from relay_seg.evaluation.scoring import scores_of
+from relay_seg.rasters import (
+    MARK,
+    is_prediction,
+    open_raster,
+    refuse_overwriting,
+)
 from relay_seg.rasters.files import replacing
 from relay_seg.rasters.vector_files import (
     PACKAGES,
@@ -12,7 +18,7 @@ from relay_seg.rasters.vector_files import (
     move_vectors,
 )
 
-from .blocks import refuse_foreign
+from .blocks import CLASSES, refuse_foreign
 from .inputs import Scene
 from .settings import Settings
 from .writing import sidecar
@@ -26,31 +32,33 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
 
 
-def chances_of_out(out: Path) -> Path:
-    """Where probabilities go."""
-    return _beside(out, 'probabilities')
+def rasters_of(out: Path) -> dict[str, Path]:
+    """Where each kind of raster goes."""
+    return {CLASSES: out} | {
+        kind: out.with_name(f'{out.stem}_{kind}{out.suffix}')
+        for kind in ('probabilities', 'confidence')}
 
 
-def confidence_of_out(out: Path) -> Path:
-    """Where the confidence goes."""
-    return _beside(out, 'confidence')
-
-
-def _beside(out: Path, what: str) -> Path:
-    suffix = out.suffix if out.suffix == '.vrt' else '.tif'
-    return out.with_name(f'{out.stem}_{what}{suffix}')
+def signature_in(path: Path) -> str:
+    """What a raster was predicted with, as it says; else nothing."""
+    if not is_prediction(path):
+        return ''
+    with open_raster(path) as raster:
+        return raster.tags(ns=MARK).get('SIGNATURE', '')
 
 
 def outputs_of(out: Path, settings: Settings) -> dict[str, Path]:
     """Files that are written for a scene, by the option that asks for it."""
     found = {'--out': out, 'class names': sidecar(out)}
-    if settings.probabilities:
-        found['--probabilities'] = chances_of_out(out)
-    if settings.confidence:
-        found['--confidence'] = confidence_of_out(out)
+    for kind, path in rasters_of(out).items():
+        if getattr(settings, kind, None):
+            found[f'--{kind}'] = path
     for name in ('preview', 'stac'):
         if getattr(settings, name):
             found[f'--{name}'] = Path(getattr(settings, name))
+    if settings.truth:
+        found['scores'] = scores_of(out)
+        found['their table'] = scores_of(out).with_suffix('.csv')
     if settings.polygons:
         *others, polygons = files_of_vectors(Path(settings.polygons))
         found['--polygons'] = polygons
@@ -75,8 +83,7 @@ def refuse(scenes: Sequence[tuple[Scene, Settings]]) -> None:
     for scene, settings in scenes:
         of = f' of {scene}' if len(scenes) > 1 else ''
         inputs += scene.paths
-        if settings.aoi:
-            inputs.append(Path(settings.aoi))
+        inputs += [Path(x) for x in (settings.aoi, settings.truth) if x]
         if settings.polygons:
             check_name(Path(settings.polygons))
         for what, path in outputs_of(scene.out, settings).items():

@@ -1,6 +1,6 @@
 """How to predict, and what is told about it."""
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +80,8 @@ class Settings:
             may move, about.
         preview: PNG to draw.
         stac: STAC item to write about it, ``.json``.
+        truth: Class ids to compare the output with, when it is whole:
+            ``OUT_scores.json`` and ``.csv``.
         overwrite: Write over files that no prediction wrote, but never over
             inputs.
         amp: ``bf16`` or ``fp16`` to compute the model in.
@@ -107,6 +109,7 @@ class Settings:
     simplify: float = 0.
     preview: str | Path | None = None
     stac: str | Path | None = None
+    truth: str | Path | None = None
     overwrite: bool = False
     amp: str | None = None
     compiled: bool = False
@@ -143,18 +146,23 @@ class Report:
     Args:
         out: File with the classes.
         kept: Whether it was there already.
+        elsewhere: Whether another process is making it, or what follows
+            from it.
         resumed: Blocks that were there from an earlier run.
         missing: Blocks that others have not finished: there is no output
             yet.
         damaged: Regions that could not be read.
         seconds: Time in reading, model, blending and writing.
+        metrics: Scores in percent, if there is a truth.
     """
     out: Path
     kept: bool = False
+    elsewhere: bool = False
     resumed: int = 0
     missing: int = 0
     damaged: Sequence[Window] = ()
     seconds: Counter = field(default_factory=Counter)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def plan_for(model: SlideEncoderDecoder, source: Source,

@@ -22,7 +22,7 @@ from relay_seg.rasters import (
 )
 from relay_seg.rasters.remote import is_remote, shown
 
-from .outputs import chances_of_out
+from .outputs import rasters_of, signature_in
 
 EXTENSIONS = [
     f'https://stac-extensions.github.io/{name}/schema.json' for name in (
@@ -48,13 +48,12 @@ def write_item(path: str | Path, out: str | Path,
     if not is_prediction(out):
         raise ValueError(f'{out} is no prediction; give the raster of classes '
                          'that tools/predict.py wrote.')
-    assets = {'classes': out}
-    if is_prediction(chances_of_out(out)):
-        assets['probabilities'] = chances_of_out(out)
     with open_raster(out) as raster:
         tags = raster.tags(ns=MARK)
         outline = _outline(raster)
         place = _place(raster)
+    assets = {kind: file for kind, file in rasters_of(out).items()
+              if file == out or signature_in(file) == tags['SIGNATURE']}
     classes = _classes(tags)
     written = datetime.fromtimestamp(
         out.stat().st_mtime, timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
