@@ -39,7 +39,7 @@ from .memory import WAITING, needed, warn_of_little
 from .model import Classes, ModelBands, bands_of, classes_of
 from .outputs import (
     outputs_of,
-    publish,
+    publish_all,
     rasters_of,
     refuse,
     refuse_full_disk,
@@ -310,8 +310,7 @@ class Job:
         refuse_overwriting(
             {str(target): target for _, target in finished}, (),
             self.settings.overwrite)
-        for path, target in finished:
-            publish(path, target)
+        publish_all(finished)
         self.files.remove(others=self.settings.output_format == 'vrt')
         if self.settings.stac:  # tells the final names
             write_item(self.settings.stac, self.out, self.source.paths,

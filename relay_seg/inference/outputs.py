@@ -27,6 +27,9 @@ from .writing import sidecar
 OUT_SUFFIXES = ('.tif', '.tiff'), ('.vrt', )
 SUFFIXES: dict[str, tuple[str, ...]] = {
     '--preview': ('.png', ), '--stac': ('.json', )}
+#: Endings that are added to the name of a raster, for overviews and
+#: statistics of it.
+KEPT_BESIDE = '.ovr', '.aux.xml'
 #: Share of their plain size that blocks and output take together, at most:
 #: class ids compress well, probabilities little.
 CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
@@ -132,6 +135,18 @@ def refuse_full_disk(out: Path, shape: tuple[int, int], share: float,
         raise OSError(
             f'{out} needs about {wanted / 1e9:.2f} GB but '
             f'{free / 1e9:.2f} GB are free; make room or write elsewhere.')
+
+
+def publish_all(finished: Sequence[tuple[Path, Path]]) -> None:
+    """Give finished files their names, in their order.
+
+    What GDAL and GIS keep beside one of before goes: it tells of that one.
+    """
+    for _, target in finished:
+        for ending in KEPT_BESIDE:
+            target.with_name(target.name + ending).unlink(missing_ok=True)
+    for path, target in finished:
+        publish(path, target)
 
 
 def publish(path: Path, target: Path) -> None:

@@ -144,6 +144,9 @@ def _model(tags: dict[str, str], model: nn.Module,
 def _asset(file: Path, item: Path, classes: list[dict]) -> dict:
     with open_raster(file) as raster:
         layout = raster.tags(ns='IMAGE_STRUCTURE').get('LAYOUT')
+        media = ('application/xml' if raster.driver == 'VRT' else
+                 'image/tiff; application=geotiff'
+                 + '; profile=cloud-optimized' * (layout == 'COG'))
         nodata = raster.nodata
         bands = [dict(name=name or f'band {i + 1}') for i, name in enumerate(
             raster.descriptions)]
@@ -151,9 +154,7 @@ def _asset(file: Path, item: Path, classes: list[dict]) -> dict:
     beside = file.absolute().parent == item.absolute().parent
     asset = dict(
         href=f'./{file.name}' if beside else file.absolute().as_uri(),
-        type='image/tiff; application=geotiff'
-        + '; profile=cloud-optimized' * (layout == 'COG'),
-        roles=['data'], data_type=kind, bands=bands,
+        type=media, roles=['data'], data_type=kind, bands=bands,
         nodata='nan' if nodata != nodata else nodata)
     if classes:
         asset['classification:classes'] = classes
