@@ -7,6 +7,7 @@
 import argparse
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         'several scenes, a folder')
     add('--stac', help='STAC item that tells what the output is and is from; '
         'with several scenes, a folder')
-    add('--truth', help='class ids with pixels as those of the '
+    add('--truth', type=Path, help='class ids with pixels as those of the '
         'output: OUT_scores.json and .csv; see tools/score.py for more')
     add('--mosaic', action='store_true', help='the inputs are tiles of one '
         'scene, which see each other over their borders')
@@ -136,6 +137,14 @@ def find_model(args: argparse.Namespace,
                       trust=args.trust_checkpoint)
 
 
+def score(out: Path, args: argparse.Namespace) -> None:
+    """Compare an output with the truth, and tell the metrics."""
+    from relay_seg.evaluation.scoring import score_prediction
+    found = score_prediction(out, args.truth, overwrite=args.overwrite)
+    for name, value in found['metrics'].items():
+        print(f'{name} {value:.2f}', file=sys.stderr)
+
+
 def main() -> int:
     parser, args = parse()  # --help does not wait for imports
     from relay_seg.engine import launched
@@ -146,6 +155,7 @@ def main() -> int:
         predict_scenes,
     )
     from relay_seg.inference.command import refuse_all
+    from relay_seg.inference.job import Job
     from relay_seg.sample_model import with_sample
     if not args.onnx:
         args.inputs = with_sample(args.inputs)
@@ -178,14 +188,18 @@ def main() -> int:
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     try:
-        return run()
+        code = run()
+        if args.truth and not code and Job(
+                model, scenes[0].paths, scenes[0].out, settings).is_done():
+            score(scenes[0].out, args)
     except KeyboardInterrupt:
         print('Interrupted; the same command goes on from here.',
               file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError) as error:  # Ray
+    except (ValueError, OSError, ImportError) as error:  # scores, Ray
         print(error, file=sys.stderr)
         return 1
+    return code
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ from rasterio.windows import Window as Part
 
 from relay_seg.class_ids import IGNORE
 from relay_seg.datasets.labels import as_ids, label_lookup, map_labels
+from relay_seg.inference.outputs import scores_of
 from relay_seg.rasters import (
     MARK,
     Grid,
@@ -276,11 +277,6 @@ def count_raster(classes: Path, score: Score) -> Counts:
                             min(SIDE, raster.height - top))
                 counts += score.count(raster.read(1, window=part), top, left)
     return counts
-
-
-def scores_of(classes: Path) -> Path:
-    """Where the scores of a prediction go, with a table beside (.csv)."""
-    return classes.with_name(f'{classes.stem}_scores.json')
 
 
 def score_prediction(classes: Path, truth: Path, *,

@@ -173,8 +173,6 @@ def summarise(results: Mapping[str, Report | str], console: Console) -> int:
                          'could not be read and are no data')
         console.print(f'{report.out}' + ''.join(f'; {n}' for n in notes),
                       markup=False)
-        for name, value in report.metrics.items():
-            console.print(f'{name} {value:.2f}')
     console.print(f'{len(results) - len(failures)} of {len(results)} scenes '
                   'predicted.')
     if failures:

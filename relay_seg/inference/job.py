@@ -2,7 +2,7 @@
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +12,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 import relay_seg
-from relay_seg.evaluation.scoring import Score, score_prediction
-from relay_seg.rasters import (
-    Grid,
-    refuse_overwriting,
-)
+from relay_seg.rasters import Grid, refuse_overwriting
 from relay_seg.rasters.remote import file_name
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Window
@@ -101,8 +97,6 @@ class Job:
             check_polygons(Path(settings.polygons), self.grid,
                            self.source.name, settings.min_area,
                            settings.simplify)
-        if settings.truth:
-            Score(Path(settings.truth), self.classes.names, self.grid)
         self.signature = signature_of(
             model, self.inputs, bands, self.plan, self.classes, settings)
         forms = {CLASSES: class_ids(self.classes)}
@@ -126,7 +120,6 @@ class Job:
         settings = self.settings
         return ' '.join(map(str, (
             self.fingerprint, settings.min_area, settings.simplify,
-            settings.truth,
             *map(os.path.abspath, outputs_of(self.out, settings).values()))))
 
     def is_done(self) -> bool:
@@ -193,11 +186,9 @@ class Job:
                 self.plan.blocks if self.source.skip_damaged else ())
             outputs.advance()
             *others, classes = outputs.finish()
-            metrics = self._publish([
-                *self._derive(outputs.classes), *others,
-                classes])  # the last one: all is there
-        return Report(self.out, damaged=damaged, seconds=self.timer.seconds,
-                      metrics=metrics)
+            self._publish([*self._derive(outputs.classes), *others,
+                           classes])  # the last one: all is there
+        return Report(self.out, damaged=damaged, seconds=self.timer.seconds)
 
     @property
     def _chances(self) -> int:
@@ -293,19 +284,13 @@ class Job:
     def derive(self) -> Report:
         """What follows from an output that is there."""
         with holding(self) as mine:
-            if not mine:
-                return Report(self.out, kept=True, elsewhere=True)
-            self._check_place()
-            return Report(self.out, kept=True, metrics=self._publish(
-                self._derive(self.out)))
+            if mine:
+                self._check_place()
+                self._publish(self._derive(self.out))
+        return Report(self.out, kept=True, elsewhere=not mine)
 
-    def _publish(self, finished: Sequence[tuple[Path, Path]]
-                 ) -> Mapping[str, float]:
-        """Give files their names, if nothing changed meanwhile.
-
-        Returns:
-            Scores, if there is a truth.
-        """
+    def _publish(self, finished: Sequence[tuple[Path, Path]]) -> None:
+        """Give files their names, if nothing changed meanwhile."""
         self.check_inputs()
         refuse_overwriting(
             {str(target): target for _, target in finished}, (),
@@ -315,11 +300,6 @@ class Job:
         if self.settings.stac:  # tells the final names
             write_item(self.settings.stac, self.out, self.source.paths,
                        self.model)
-        if not self.settings.truth:
-            return {}
-        return score_prediction(
-            self.out, Path(self.settings.truth),
-            overwrite=self.settings.overwrite)['metrics']
 
     def check_inputs(self) -> None:
         """Did they change meanwhile? Then blocks are of before and after."""

@@ -3,7 +3,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from relay_seg.evaluation.scoring import scores_of
 from relay_seg.rasters import (
     MARK,
     is_prediction,
@@ -40,6 +39,11 @@ def rasters_of(out: Path) -> dict[str, Path]:
     return {CLASSES: out} | {
         kind: out.with_name(f'{out.stem}_{kind}{out.suffix}')
         for kind in ('probabilities', 'confidence')}
+
+
+def scores_of(classes: Path) -> Path:
+    """Where the scores of a prediction go, with a table beside (.csv)."""
+    return classes.with_name(f'{classes.stem}_scores.json')
 
 
 def signature_in(path: Path) -> str:

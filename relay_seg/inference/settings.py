@@ -1,6 +1,6 @@
 """How to predict, and what is told about it."""
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -80,8 +80,8 @@ class Settings:
             may move, about.
         preview: PNG to draw.
         stac: STAC item to write about it, ``.json``.
-        truth: Class ids to compare the output with, when it is whole:
-            ``OUT_scores.json`` and ``.csv``.
+        truth: Class ids that the output will be compared with: they are
+            not written over, nor is what ``OUT_scores.json`` holds.
         overwrite: Write over files that no prediction wrote, but never over
             inputs.
         amp: ``bf16`` or ``fp16`` to compute the model in.
@@ -153,7 +153,6 @@ class Report:
             yet.
         damaged: Regions that could not be read.
         seconds: Time in reading, model, blending and writing.
-        metrics: Scores in percent, if there is a truth.
     """
     out: Path
     kept: bool = False
@@ -162,7 +161,6 @@ class Report:
     missing: int = 0
     damaged: Sequence[Window] = ()
     seconds: Counter = field(default_factory=Counter)
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def plan_for(model: SlideEncoderDecoder, source: Source,
