@@ -1,4 +1,6 @@
 """What other systems than Linux lack is not needed."""
+import errno
+import os
 import subprocess
 import sys
 import textwrap
@@ -61,6 +63,33 @@ def test_a_lock_is_held_by_one_process(tmp_path, inherited):
     with files.locked(tmp_path / 'lock', inherited):
         assert f'{tmp_path} is in use' in other().stderr
     assert not other().returncode
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='open files stay')
+def test_a_lock_of_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
+    """Who held it removed it between opening and locking."""
+    lock, path = files.fcntl.lockf, tmp_path / 'gone/lock'
+
+    def late(file, how):
+        monkeypatch.undo()
+        path.unlink()
+        path.parent.rmdir()
+        lock(file, how)
+
+    monkeypatch.setattr(files.fcntl, 'lockf', late)
+    with files.locked(path) as descriptor:
+        assert os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+def test_a_disk_without_locks(tmp_path, monkeypatch):
+    """Nobody else works there, but that cannot be known."""
+    def none(*_):
+        raise OSError(errno.ENOTSUP, 'not supported')
+
+    monkeypatch.setattr(files.fcntl, 'lockf', none)
+    with (pytest.raises(OSError, match='lock cannot be locked.*another disk'),
+          files.locked(tmp_path / 'lock')):
+        pass
 
 
 def test_here_the_peak_is_known():

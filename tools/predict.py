@@ -155,6 +155,7 @@ def main() -> int:
         predict_scenes,
     )
     from relay_seg.inference.command import refuse_all
+    from relay_seg.inference.job import Job
     from relay_seg.sample_model import with_sample
     if not args.onnx:
         args.inputs = with_sample(args.inputs)
@@ -173,10 +174,6 @@ def main() -> int:
                              'each other; give one.')
         scenes = find_scenes(inputs, args.out, args.mosaic)
         refuse_all(scenes, settings)
-        if args.truth and len(scenes) > 1:
-            raise ValueError(f'--truth {args.truth} is of one scene, but '
-                             f'{len(scenes)} are given; score them one by '
-                             'one with tools/score.py.')
         part, device = launched(args.launcher)
         model = find_model(args, 'cpu' if args.ray else device)
         if args.ray:
@@ -192,7 +189,8 @@ def main() -> int:
         parser.error(str(error))
     try:
         code = run()
-        if args.truth and not code and scenes[0].out.exists():
+        if args.truth and not code and Job(
+                model, scenes[0].paths, scenes[0].out, settings).is_done():
             score(scenes[0].out, args)
     except KeyboardInterrupt:
         print('Interrupted; the same command goes on from here.',

@@ -19,6 +19,7 @@ from rasterio.windows import Window as Part
 
 from relay_seg.class_ids import IGNORE
 from relay_seg.datasets.labels import as_ids, label_lookup, map_labels
+from relay_seg.inference.outputs import scores_of
 from relay_seg.rasters import (
     MARK,
     Grid,
@@ -325,7 +326,7 @@ def score_prediction(classes: Path, truth: Path, *,
         ValueError: Truth or areas do not fit, nothing wrote ``classes``
             that names its classes, or a file would be lost.
     """
-    out = classes.with_name(f'{classes.stem}_scores.json')
+    out = scores_of(classes)
     refuse_overwriting(
         {'scores': out, 'their table': out.with_suffix('.csv')},
         filter(None, (classes, truth, areas)), overwrite)

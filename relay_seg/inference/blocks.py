@@ -54,8 +54,13 @@ class BlockFiles:
 
     @property
     def lock(self) -> Path:
-        """Whoever puts the blocks together holds it."""
+        """Whoever writes the output, or what follows from it, holds it."""
         return self.root / 'lock'
+
+    @property
+    def run(self) -> Path:
+        """Tells what who holds the lock is making."""
+        return self.root / '.run'
 
     @property
     def output(self) -> Path:
@@ -69,9 +74,10 @@ class BlockFiles:
             Whether there are blocks of another signature: they stay until
             the output is whole.
         """
-        if not self.known:
-            write_text(self.folder / STATE,
-                       json.dumps(signature, indent=2) + '\n')
+        while not self.known:
+            with suppress(FileNotFoundError):  # others tidy up
+                write_text(self.folder / STATE,
+                           json.dumps(signature, indent=2) + '\n')
         return any(name.endswith('.tif') for path in map(
             self.root.joinpath, _names(self.root)) if path != self.folder
             for name in _names(path))
@@ -117,13 +123,13 @@ class BlockFiles:
             (self.folder / f'{CLASSES}_{place}').unlink(missing_ok=True)
 
     def leave(self) -> None:
-        """Remove what a process that came late made of a whole output."""
+        """Remove the blocks of this signature."""
         _discard(self.folder)
-        if {*_names(self.root, '*')} <= {self.lock.name}:
-            shutil.rmtree(self.root, ignore_errors=True)
+        with suppress(OSError):  # there is more
+            self.root.rmdir()
 
     def remove(self, others: bool = False) -> None:
-        """Nothing is left when the output is whole.
+        """No blocks are left when the output is whole.
 
         Args:
             others: Only blocks of other signatures: these are the output.
@@ -131,8 +137,15 @@ class BlockFiles:
         for path in map(self.root.joinpath, _names(self.root, '*')):
             if path.is_dir() and not (others and path == self.folder):
                 _discard(path)
-        if not others:
-            shutil.rmtree(self.root, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """What only who holds the lock needs goes, and the lock at last."""
+        shutil.rmtree(self.output, ignore_errors=True)
+        self.run.unlink(missing_ok=True)
+        if {*_names(self.root, '*')} <= {self.lock.name}:
+            with suppress(OSError):  # others come, or it cannot go while open
+                self.lock.unlink()
+                self.root.rmdir()
 
 
 class BlockWriter:

@@ -102,6 +102,10 @@ def refuse_all(scenes: Sequence[Scene], settings: Settings) -> None:
             raise ValueError(f'--{name} {folder} has the name of a file, but '
                              f'{len(scenes)} scenes are given; give a '
                              'folder.')
+    if settings.truth and len(scenes) > 1:
+        raise ValueError(f'--truth {settings.truth} is of one scene, but '
+                         f'{len(scenes)} are given; score them one by one '
+                         'with tools/score.py.')
     refuse([(scene, for_scene(settings, scene, len(scenes)))
             for scene in scenes])
 
@@ -156,6 +160,8 @@ def summarise(results: Mapping[str, Report | str], console: Console) -> int:
         notes = []
         if report.kept:
             notes.append('was there already')
+        if report.elsewhere:
+            notes.append('another process is writing what was asked for')
         if report.resumed:
             notes.append(f'{report.resumed} blocks of an earlier run')
         if report.missing:

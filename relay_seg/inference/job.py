@@ -1,5 +1,6 @@
 """One scene on its way to its outputs, block by block."""
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,13 +12,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 import relay_seg
-from relay_seg.rasters import (
-    MARK,
-    Grid,
-    is_prediction,
-    open_raster,
-    refuse_overwriting,
-)
+from relay_seg.rasters import Grid, refuse_overwriting
 from relay_seg.rasters.remote import file_name
 from relay_seg.segmentors.slide import SlideEncoderDecoder
 from relay_seg.views import Window
@@ -35,17 +30,17 @@ from .deciding import (
 )
 from .forward import Forward
 from .inputs import Scene
-from .joining import Outputs, joining
+from .joining import Outputs, holding, joining
 from .memory import WAITING, needed, warn_of_little
 from .model import Classes, ModelBands, bands_of, classes_of
 from .outputs import (
-    chances_of_out,
-    confidence_of_out,
     outputs_of,
-    publish,
+    publish_all,
+    rasters_of,
     refuse,
     refuse_full_disk,
     refuse_unwritable,
+    signature_in,
 )
 from .plan import Block, share
 from .polygons import check_polygons, write_polygons
@@ -110,24 +105,28 @@ class Job:
                 self.classes, settings.probabilities)
         if settings.confidence:
             forms['confidence'] = confidence_form(settings.confidence)
-        self.files = BlockFiles(out, self._fingerprint(), forms, self.grid)
+        self.files = BlockFiles(out, self.fingerprint, forms, self.grid)
         self.timer = Timer(model.data_preprocessor.device)
         refuse_unwritable([*outputs_of(out, settings).values()])
 
-    def _fingerprint(self) -> str:
+    @property
+    def fingerprint(self) -> str:
+        """What its rasters say of themselves, to be known again."""
         return fingerprint(self.signature, self.settings.output_format)
+
+    @property
+    def making(self) -> str:
+        """What it makes, to be known by others: rasters, and what follows."""
+        settings = self.settings
+        return ' '.join(map(str, (
+            self.fingerprint, settings.min_area, settings.simplify,
+            *map(os.path.abspath, outputs_of(self.out, settings).values()))))
 
     def is_done(self) -> bool:
         """Whether the output is there, of just this job."""
-        if not is_prediction(self.out) or (
-                self.settings.probabilities
-                and not is_prediction(chances_of_out(self.out))) or (
-                self.settings.confidence
-                and not is_prediction(confidence_of_out(self.out))):
-            return False
-        with open_raster(self.out) as raster:
-            tags = raster.tags(ns=MARK)
-        return tags.get('SIGNATURE') == self._fingerprint()
+        return all(signature_in(path) == self.fingerprint
+                   for kind, path in rasters_of(self.out).items()
+                   if kind in self.files.forms)
 
     def run(self, progress: Callable[[Progress], None],
             part: tuple[int, int] = (1, 1), turn: int = 0) -> Report:
@@ -144,7 +143,7 @@ class Job:
         mine = share(self.plan.blocks, part, turn)
         todo = self.begin(mine)
         # Whoever comes first writes what is there while it computes.
-        with joining(self) as outputs:
+        with joining(self, wait=False) as outputs:
             self.compute(todo, progress, outputs)
             report = self._join(outputs) if outputs else None
         return replace(report or self.join(), resumed=len(mine) - len(todo))
@@ -170,13 +169,11 @@ class Job:
         while not self.files.missing(self.plan.blocks):
             with joining(self) as outputs:
                 if not outputs:  # somebody does, and looks again afterwards
-                    return Report(self.out, kept=True)
+                    return Report(self.out, elsewhere=True)
                 if report := self._join(outputs):
                     return report
         if self.is_done():
-            if self.settings.output_format != 'vrt':
-                self.files.leave()
-            return Report(self.out, kept=True)
+            return self.derive()
         return Report(self.out, seconds=self.timer.seconds, missing=len(
             self.files.missing(self.plan.blocks)))
 
@@ -213,9 +210,18 @@ class Job:
         try:
             self._compute(blocks, progress, growing)
         except OSError:  # the folder goes when others have put all together
-            if not self.is_done():
+            if self.files.known and not self.is_done():
                 raise
         self.check_inputs()
+        self._check_place()
+
+    def _check_place(self) -> None:
+        """Another run may have removed what this one needs."""
+        if not self.files.known and not self.is_done():
+            raise ValueError(
+                f'{self.out} was written meanwhile by another run, with other '
+                'inputs or settings, and blocks of this one are gone; run '
+                'one after the other, or write elsewhere.')
 
     def _compute(self, blocks: Sequence[Block],
                  progress: Callable[[Progress], None],
@@ -277,8 +283,11 @@ class Job:
 
     def derive(self) -> Report:
         """What follows from an output that is there."""
-        self._publish(self._derive(self.out))
-        return Report(self.out, kept=True)
+        with holding(self) as mine:
+            if mine:
+                self._check_place()
+                self._publish(self._derive(self.out))
+        return Report(self.out, kept=True, elsewhere=not mine)
 
     def _publish(self, finished: Sequence[tuple[Path, Path]]) -> None:
         """Give files their names, if nothing changed meanwhile."""
@@ -286,19 +295,18 @@ class Job:
         refuse_overwriting(
             {str(target): target for _, target in finished}, (),
             self.settings.overwrite)
-        for path, target in finished:
-            publish(path, target)
+        publish_all(finished)
+        self.files.remove(others=self.settings.output_format == 'vrt')
         if self.settings.stac:  # tells the final names
             write_item(self.settings.stac, self.out, self.source.paths,
                        self.model)
-        self.files.remove(others=self.settings.output_format == 'vrt')
 
     def check_inputs(self) -> None:
         """Did they change meanwhile? Then blocks are of before and after."""
         try:
             self.inputs.check()
         except ValueError:
-            self.files.remove()
+            self.files.leave()
             raise
 
     def _derive(self, classes: Path) -> list[tuple[Path, Path]]:
@@ -342,7 +350,7 @@ class Job:
             CONFIG=str(getattr(cfg, 'filename', None) or ''),
             CHECKPOINT=getattr(self.model, 'checkpoint_sha256', ''),
             VERSION=relay_seg.__version__,
-            SIGNATURE=self._fingerprint())
+            SIGNATURE=self.fingerprint)
 
 
 class Kept:

@@ -1,18 +1,21 @@
 """From finished blocks to outputs: a join that costs little."""
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from relay_seg.rasters.files import locked
 
 from .blocks import CLASSES
-from .outputs import chances_of_out, confidence_of_out
+from .outputs import rasters_of
 from .writing import Growing, name_categories, sidecar
 
 if TYPE_CHECKING:
     from .job import Job
+
+PAUSE = 0.2  # seconds between two looks at a lock
 
 
 class Output(Protocol):
@@ -71,9 +74,7 @@ class Outputs:
         files, settings = job.files, job.settings
         shutil.rmtree(files.output, ignore_errors=True)  # of a killed one
         files.output.mkdir(parents=True)
-        self.targets = {CLASSES: job.out,
-                        'probabilities': chances_of_out(job.out),
-                        'confidence': confidence_of_out(job.out)}
+        self.targets = rasters_of(job.out)
         like = None if settings.pixel_size else job.source.paths[0]
         self._outputs: dict[str, Output] = {
             kind: Linked(job, kind, self.targets[kind], like)
@@ -118,13 +119,66 @@ class Outputs:
         """Let go of what is not finished."""
         for output in self._outputs.values():
             output.close()
-        shutil.rmtree(self._job.files.output, ignore_errors=True)
 
 
 @contextmanager
-def joining(job: 'Job') -> Iterator[Outputs | None]:
-    """Outputs for who puts blocks together; None if somebody else does."""
-    with suppress(BlockingIOError), locked(job.files.lock):
+def holding(job: 'Job', wait: bool = True) -> Iterator[bool]:
+    """Nobody else writes the output, or what follows from it, meanwhile.
+
+    Args:
+        job: Whose it is.
+        wait: For somebody who makes other files of the same class ids.
+
+    Gives:
+        False if somebody else makes the same, or is not waited for.
+
+    Raises:
+        ValueError: Somebody writes it with other inputs or settings.
+    """
+    files = job.files
+    with ExitStack() as stack:
+        while not _locked(stack, files.lock):
+            other = _text(files.run)
+            if other and not other.startswith(job.fingerprint):
+                raise ValueError(
+                    f'{job.out} is being written by another run, with other '
+                    'inputs or settings; wait for its end, or write '
+                    'elsewhere.')
+            if other == job.making or other and not wait:
+                yield False
+                return
+            time.sleep(PAUSE)
+        files.run.write_text(job.making, encoding='utf-8')
+        stack.callback(files.tidy)
+        yield True
+
+
+def _locked(stack: ExitStack, path: Path) -> bool:
+    with suppress(BlockingIOError):
+        stack.enter_context(locked(path))
+        return True
+    return False
+
+
+def _text(path: Path) -> str:
+    """Nothing as long as nobody has written it."""
+    with suppress(OSError):
+        return path.read_text(encoding='utf-8')
+    return ''
+
+
+@contextmanager
+def joining(job: 'Job', wait: bool = True) -> Iterator[Outputs | None]:
+    """Outputs for who puts blocks together; None if somebody else does.
+
+    Args:
+        job: Whose they are.
+        wait: See :func:`holding`.
+    """
+    with holding(job, wait) as mine:
+        if not mine:
+            yield None
+            return
         outputs = Outputs(job)
         try:
             yield outputs
@@ -134,5 +188,3 @@ def joining(job: 'Job') -> Iterator[Outputs | None]:
             raise
         finally:
             outputs.close()
-        return
-    yield None

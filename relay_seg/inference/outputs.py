@@ -3,7 +3,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from relay_seg.rasters import refuse_overwriting
+from relay_seg.rasters import (
+    MARK,
+    is_prediction,
+    open_raster,
+    refuse_overwriting,
+)
 from relay_seg.rasters.files import replacing
 from relay_seg.rasters.vector_files import (
     PACKAGES,
@@ -12,7 +17,7 @@ from relay_seg.rasters.vector_files import (
     move_vectors,
 )
 
-from .blocks import refuse_foreign
+from .blocks import CLASSES, refuse_foreign
 from .inputs import Scene
 from .settings import Settings
 from .writing import sidecar
@@ -21,36 +26,46 @@ from .writing import sidecar
 OUT_SUFFIXES = ('.tif', '.tiff'), ('.vrt', )
 SUFFIXES: dict[str, tuple[str, ...]] = {
     '--preview': ('.png', ), '--stac': ('.json', )}
+#: Endings that are added to the name of a raster, for overviews and
+#: statistics of it.
+KEPT_BESIDE = '.ovr', '.aux.xml'
 #: Share of their plain size that blocks and output take together, at most:
 #: class ids compress well, probabilities little.
 CLASSES_SHARE, PROBABILITIES_SHARE = 0.5, 2.
 
 
-def chances_of_out(out: Path) -> Path:
-    """Where probabilities go."""
-    return _beside(out, 'probabilities')
+def rasters_of(out: Path) -> dict[str, Path]:
+    """Where each kind of raster goes."""
+    return {CLASSES: out} | {
+        kind: out.with_name(f'{out.stem}_{kind}{out.suffix}')
+        for kind in ('probabilities', 'confidence')}
 
 
-def confidence_of_out(out: Path) -> Path:
-    """Where the confidence goes."""
-    return _beside(out, 'confidence')
+def scores_of(classes: Path) -> Path:
+    """Where the scores of a prediction go, with a table beside (.csv)."""
+    return classes.with_name(f'{classes.stem}_scores.json')
 
 
-def _beside(out: Path, what: str) -> Path:
-    suffix = out.suffix if out.suffix == '.vrt' else '.tif'
-    return out.with_name(f'{out.stem}_{what}{suffix}')
+def signature_in(path: Path) -> str:
+    """What a raster was predicted with, as it says; else nothing."""
+    if not is_prediction(path):
+        return ''
+    with open_raster(path) as raster:
+        return raster.tags(ns=MARK).get('SIGNATURE', '')
 
 
 def outputs_of(out: Path, settings: Settings) -> dict[str, Path]:
     """Files that are written for a scene, by the option that asks for it."""
     found = {'--out': out, 'class names': sidecar(out)}
-    if settings.probabilities:
-        found['--probabilities'] = chances_of_out(out)
-    if settings.confidence:
-        found['--confidence'] = confidence_of_out(out)
+    for kind, path in rasters_of(out).items():
+        if getattr(settings, kind, None):
+            found[f'--{kind}'] = path
     for name in ('preview', 'stac'):
         if getattr(settings, name):
             found[f'--{name}'] = Path(getattr(settings, name))
+    if settings.truth:
+        found['scores'] = scores_of(out)
+        found['their table'] = scores_of(out).with_suffix('.csv')
     if settings.polygons:
         *others, polygons = files_of_vectors(Path(settings.polygons))
         found['--polygons'] = polygons
@@ -75,8 +90,7 @@ def refuse(scenes: Sequence[tuple[Scene, Settings]]) -> None:
     for scene, settings in scenes:
         of = f' of {scene}' if len(scenes) > 1 else ''
         inputs += scene.paths
-        if settings.aoi:
-            inputs.append(Path(settings.aoi))
+        inputs += [Path(x) for x in (settings.aoi, settings.truth) if x]
         if settings.polygons:
             check_name(Path(settings.polygons), scene.out)
         for what, path in outputs_of(scene.out, settings).items():
@@ -125,6 +139,18 @@ def refuse_full_disk(out: Path, shape: tuple[int, int], share: float,
         raise OSError(
             f'{out} needs about {wanted / 1e9:.2f} GB but '
             f'{free / 1e9:.2f} GB are free; make room or write elsewhere.')
+
+
+def publish_all(finished: Sequence[tuple[Path, Path]]) -> None:
+    """Give finished files their names, in their order.
+
+    What GDAL and GIS keep beside one of before goes: it tells of that one.
+    """
+    for _, target in finished:
+        for ending in KEPT_BESIDE:
+            target.with_name(target.name + ending).unlink(missing_ok=True)
+    for path, target in finished:
+        publish(path, target)
 
 
 def publish(path: Path, target: Path) -> None:

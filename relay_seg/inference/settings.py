@@ -81,6 +81,8 @@ class Settings:
             may move, about.
         preview: PNG to draw.
         stac: STAC item to write about it, ``.json``.
+        truth: Class ids that the output will be compared with: they are
+            not written over, nor is what ``OUT_scores.json`` holds.
         overwrite: Write over files that no prediction wrote, but never over
             inputs.
         amp: ``bf16`` or ``fp16`` to compute the model in.
@@ -108,6 +110,7 @@ class Settings:
     simplify: float = 0.
     preview: str | Path | None = None
     stac: str | Path | None = None
+    truth: str | Path | None = None
     overwrite: bool = False
     amp: str | None = None
     compiled: bool = False
@@ -145,6 +148,8 @@ class Report:
     Args:
         out: File with the classes.
         kept: Whether it was there already.
+        elsewhere: Whether another process is making it, or what follows
+            from it.
         resumed: Blocks that were there from an earlier run.
         missing: Blocks that others have not finished: there is no output
             yet.
@@ -153,6 +158,7 @@ class Report:
     """
     out: Path
     kept: bool = False
+    elsewhere: bool = False
     resumed: int = 0
     missing: int = 0
     damaged: Sequence[Window] = ()

@@ -18,7 +18,7 @@ from .settings import Settings
 #: Settings that change nothing of what class ids are computed from.
 LATER = frozenset((
     'block', 'threads', 'output_format', 'polygons', 'min_area',
-    'simplify', 'preview', 'stac', 'cuda_graph', 'overwrite'))
+    'simplify', 'preview', 'stac', 'truth', 'cuda_graph', 'overwrite'))
 #: Attributes of modules that are no settings.
 NO_SETTINGS = frozenset(('training', 'cfg', 'dataset_meta', 'init_cfg'))
 

@@ -25,7 +25,7 @@ from relay_seg.rasters import (
 )
 from relay_seg.rasters.remote import is_remote, shown
 
-from .outputs import chances_of_out
+from .outputs import rasters_of, signature_in
 
 EXTENSIONS = [
     f'https://stac-extensions.github.io/{name}/schema.json' for name in (
@@ -51,13 +51,12 @@ def write_item(path: str | Path, out: str | Path,
     if not is_prediction(out):
         raise ValueError(f'{out} is no prediction; give the raster of classes '
                          'that tools/predict.py wrote.')
-    assets = {'classes': out}
-    if is_prediction(chances_of_out(out)):
-        assets['probabilities'] = chances_of_out(out)
     with open_raster(out) as raster:
         tags = raster.tags(ns=MARK)
         outline = _outline(raster)
         place = _place(raster)
+    assets = {kind: file for kind, file in rasters_of(out).items()
+              if file == out or signature_in(file) == tags['SIGNATURE']}
     classes = _classes(tags)
     written = datetime.fromtimestamp(
         out.stat().st_mtime, timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
@@ -190,6 +189,9 @@ def _model(tags: dict[str, str], model: nn.Module,
 def _asset(file: Path, item: Path, classes: list[dict]) -> dict:
     with open_raster(file) as raster:
         layout = raster.tags(ns='IMAGE_STRUCTURE').get('LAYOUT')
+        media = ('application/xml' if raster.driver == 'VRT' else
+                 'image/tiff; application=geotiff'
+                 + '; profile=cloud-optimized' * (layout == 'COG'))
         nodata = raster.nodata
         bands = [dict(name=name or f'band {i + 1}') for i, name in enumerate(
             raster.descriptions)]
@@ -197,9 +199,7 @@ def _asset(file: Path, item: Path, classes: list[dict]) -> dict:
     beside = file.absolute().parent == item.absolute().parent
     asset = dict(
         href=f'./{file.name}' if beside else file.absolute().as_uri(),
-        type='image/tiff; application=geotiff'
-        + '; profile=cloud-optimized' * (layout == 'COG'),
-        roles=['data'], data_type=kind, bands=bands,
+        type=media, roles=['data'], data_type=kind, bands=bands,
         nodata='nan' if nodata != nodata else nodata)
     if classes:
         asset['classification:classes'] = classes

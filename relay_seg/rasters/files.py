@@ -1,10 +1,12 @@
 """Files that appear under their name when they are whole, and locks."""
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 from uuid import uuid4
 
 # Some functions of rasterio let these of GDAL through.
@@ -17,13 +19,15 @@ else:
     import fcntl
 
 UNFINISHED = '.unfinished'
+#: How a system says that somebody else has a lock.
+BUSY = errno.EACCES, errno.EAGAIN, errno.EDEADLK
 
 
 @contextmanager
 def locked(path: str | Path, inherited: bool = False) -> Iterator[int]:
     """Nobody else works where this file lies.
 
-    The file stays when the lock goes.
+    The file stays when the lock goes, unless who holds it removes it.
 
     Args:
         path: Made where it is missing.
@@ -36,10 +40,23 @@ def locked(path: str | Path, inherited: bool = False) -> Iterator[int]:
 
     Raises:
         BlockingIOError: Somebody does.
+        OSError: There are no locks on this disk.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w') as file:
+    while (file := _lock(path, inherited)) is None:
+        pass  # it was that of a file which is gone
+    with file:
+        yield file.fileno()
+
+
+def _lock(path: Path, inherited: bool) -> TextIO | None:
+    """The open file, or nothing if somebody removed it meanwhile."""
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open('w'))
+        except FileNotFoundError:
+            return None
         try:
             if sys.platform == 'win32':
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -47,10 +64,17 @@ def locked(path: str | Path, inherited: bool = False) -> Iterator[int]:
                 lock = fcntl.flock if inherited else fcntl.lockf
                 lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in BUSY:
+                raise OSError(f'{path} cannot be locked ({error}); write to '
+                              'another disk.') from error
             raise BlockingIOError(
                 f'{path.parent} is in use by another process; wait for it or '
                 'end it.') from error
-        yield file.fileno()
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                stack.pop_all()
+                return file
+    return None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ SHAPEFILE = '.shx', '.dbf', '.prj', '.cpg', '.shp.xml'
 #: Files that cannot say it themselves, and those beside them that do.
 SAID_BY = {'.csv': '.json'} | dict.fromkeys(
     ('.shp', *SHAPEFILE[:-1]), SHAPEFILE[-1])
+PAM = '.aux.xml'  # what GDAL keeps beside a raster
 HEAD = 200  # characters of a text within which it says so
 
 
@@ -62,13 +63,21 @@ def refuse_overwriting(outputs: Mapping[str, Path], inputs: Iterable[Path],
 
 
 def is_prediction(path: Path) -> bool:
-    """Whether a file says that a prediction wrote it, and nothing else."""
+    """Whether a file says that a prediction wrote it, and nothing else.
+
+    What GDAL keeps beside a raster is judged by the raster, too.
+    """
     try:
         if beside := SAID_BY.get(path.suffix.lower()):
             path = path.with_suffix(beside)
         suffix = path.suffix.lower()
+        if suffix == '.xml' and MARK in path.read_text():
+            return True
+        if path.name.endswith(PAM):  # GDAL adds to it, and drops comments
+            return path.exists() and is_prediction(
+                path.with_name(path.name.removesuffix(PAM)))
         if suffix == '.xml':
-            return MARK in path.read_text()
+            return False
         if suffix in ('.json', '.geojson'):
             with path.open(encoding='utf-8') as text:
                 return f'"{MARK}":' in text.read(HEAD)

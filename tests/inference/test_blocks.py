@@ -23,12 +23,12 @@ from relay_seg.inference.blocks import STATE, BlockWriter, root_of
 from relay_seg.inference.forward import Forward
 from relay_seg.inference.inputs import Scene
 from relay_seg.inference.job import Job
+from relay_seg.inference.joining import holding
 from relay_seg.inference.model import bands_of
 from relay_seg.inference.plan import block_side, share
 from relay_seg.inference.settings import plan_for
 from relay_seg.inference.source import ArraySource
 from relay_seg.inference.stream import Timer, stream
-from relay_seg.rasters.files import locked
 
 BLOCKS = (1, 1), (16, 24), (40, 300), (33, 50)
 
@@ -194,12 +194,77 @@ def test_joining_only(cheap, scene, tmp_path, out, capsys):
 def test_who_finds_another_at_joining_leaves_it(cheap, scene, out):
     job = Job(cheap(), [scene], out, Settings(block=(40, 40)))
     job.compute(job.begin(job.plan.blocks), lambda progress: None)
-    with locked(job.files.lock):
+    with holding(job):
         done = in_child(lambda: os._exit(
-            5 + job.join().kept + 2 * out.exists()))
+            5 + job.join().elsewhere + 2 * out.exists()))
     assert done == 6
     job.join()
     assert out.exists()
+
+
+def test_nobody_says_done_of_what_another_run_writes(cheap, scene, out):
+    """One with other settings is refused, whenever it comes."""
+    settings = Settings(block=(40, 40), threads=1)
+    job = Job(cheap(), [scene], out, settings)
+    model = cheap(blend='mean')
+    other = Job(model, [scene], out, settings)
+    blocks = other.plan.blocks
+    with holding(job):
+        def run():
+            with pytest.raises(ValueError, match='classes.tif is being writ'):
+                other.run(lambda progress: None)
+            assert not model.calls
+            other.compute(other.begin(blocks), lambda progress: None)
+            with pytest.raises(ValueError, match='classes.tif is being writ'):
+                other.join()
+        assert in_child(run) == 0
+    assert not out.exists()
+    job.run(lambda progress: None)
+    with pytest.raises(ValueError, match='classes.tif was written meanwhile'):
+        other.compute(blocks, lambda progress: None)
+    assert not root_of(out).exists()
+
+
+def test_other_files_of_the_same_class_ids(cheap, scene, out):
+    """Who wants them waits, and then writes them."""
+    options = dict(block=(40, 40), threads=1)
+    job = Job(cheap(), [scene], out, Settings(**options))
+    picture = out.with_name('a.png')
+    with holding(job):
+        other = start(lambda: predict_raster(
+            cheap(), scene, out, preview=picture, **options))
+        other.join(2)
+        assert other.is_alive()
+    other.join(60)
+    assert other.exitcode == 0 and picture.exists()
+    picture.unlink()
+    late = Job(cheap(), [scene], out, Settings(preview=picture, **options))
+    late.begin(late.plan.blocks)
+    assert late.join().kept and picture.exists()
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_several_that_ask_for_more(cheap, scene, out, there):
+    """They do not remove each other's files, and leave nothing else."""
+    options = dict(block=(40, 40), threads=1)
+    if there:
+        predict_raster(cheap(), scene, out, **options)
+    more = dict(polygons=out.with_name('a.gpkg'),
+                preview=out.with_name('a.png'))
+    for _ in range(4):
+        runs = [start(lambda i=i: predict_raster(
+            cheap(), scene, out, part=(i, 3), **more, **options))
+            for i in (1, 2, 3)]
+        for process in runs:
+            process.join(60)
+        assert [process.exitcode for process in runs] == [0, 0, 0]
+        assert {*files(out.parent)} == {
+            'classes.tif', 'classes.tif.aux.xml', 'a.gpkg', 'a.png'}
+        assert not root_of(out).exists()
+        for path in more.values():
+            path.unlink()
+        if not there:
+            out.unlink()
 
 
 def test_the_first_looks_again_when_the_last_was_quicker(

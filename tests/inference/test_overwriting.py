@@ -214,6 +214,62 @@ def test_a_folder_of_blocks_that_is_anothers(refused, tmp_path):
     refused(tmp_path / 'out.tif.blocks', 'thesis.doc')
 
 
+# What lies beside -----------------------------------------------------------
+
+
+def test_what_gis_kept_beside_goes_with_the_raster(cheap, scene, tmp_path):
+    """Overviews and statistics of before would be shown with a new map."""
+    out, options = tmp_path / 'out.tif', dict(probabilities='uint8')
+    predict_raster(cheap(), scene, out, **options)
+    chances = tmp_path / 'out_probabilities.tif'
+    beside = [path.with_name(path.name + '.ovr') for path in (out, chances)]
+    beside.append(chances.with_name(f'{chances.name}.aux.xml'))
+    for path in beside:
+        path.write_text('of before')
+    assert predict_raster(cheap(), scene, out, **options).kept
+    assert all(path.exists() for path in beside)
+    predict_raster(cheap(blend='mean'), scene, out, **options)
+    assert not any(path.exists() for path in beside)
+    assert out.with_name('out.tif.aux.xml').exists()
+
+
+@pytest.mark.filterwarnings('ignore:statistics')
+def test_statistics_of_gdal_change_nothing(cheap, scene, tmp_path):
+    """It writes class names anew with them, and drops comments."""
+    out = tmp_path / 'out.tif'
+    predict_raster(cheap(), scene, out)
+    names = out.with_name('out.tif.aux.xml')
+    with rasterio.open(out) as raster:
+        raster.statistics(1, clear_cache=True)
+    assert 'RELAY_SEG' not in names.read_text()
+    model = cheap()
+    assert predict_raster(model, scene, out).kept and not model.calls
+    predict_raster(cheap(blend='mean'), scene, out)
+    assert 'STATISTICS' not in names.read_text()
+
+
+def test_names_of_a_raster_that_is_not_there(refused, tmp_path):
+    names = tmp_path / 'out.tif.aux.xml'
+    names.write_text('<PAMDataset/>')
+    refused(names, '--overwrite')
+
+
+def test_all_rasters_are_of_one_prediction(cheap, scene, tmp_path):
+    """Those of another are no reason to compute nothing."""
+    out, options = tmp_path / 'out.tif', dict(probabilities='uint8')
+    chances = tmp_path / 'out_probabilities.tif'
+    for blend in ('mean', 'gaussian'):
+        predict_raster(cheap(blend=blend), scene, out, **options)
+        chances.rename(tmp_path / f'{blend}.tif')
+    shutil.copy(tmp_path / 'mean.tif', chances)
+    assert not predict_raster(
+        cheap(blend='gaussian'), scene, out, **options).kept
+    assert chances.read_bytes() == (tmp_path / 'gaussian.tif').read_bytes()
+    predict_raster(cheap(), scene, tmp_path / 'out.tiff', **options)
+    assert (tmp_path / 'out_probabilities.tiff').exists()
+    assert predict_raster(cheap(), scene, out, **options).kept
+
+
 # Names ----------------------------------------------------------------------
 
 

@@ -743,6 +743,14 @@ def test_scores_and_an_item_beside_the_output(
     assert 'aAcc 100.00' in capsys.readouterr().err
     assert call(*command, '--truth', tmp_path / 'no.tif') == 1
     assert 'no.tif' in capsys.readouterr().err
+    assert call(*command, '--truth', out, '--overwrite') == 2
+    assert 'a.tif is an input' in capsys.readouterr().err
+    before = (tmp_path / 'a_scores.json').read_bytes()
+    assert call(*command, '--truth', truth, '--blend', 'center',
+                '--part', '2/2') == 0
+    said = capsys.readouterr().err
+    assert 'not whole yet' in said and 'aAcc' not in said
+    assert (tmp_path / 'a_scores.json').read_bytes() == before
     scene_file(tmp_path / 'two.tif', noise(100, 120))
     assert call(CONFIG, checkpoint, scene, tmp_path / 'two.tif', '-o',
                 tmp_path / 'out', '--truth', truth) == 2

@@ -73,6 +73,20 @@ def test_classes_and_model(item):
     assert model.hyperparameters.to_dict()['window'] == [16, 16]
 
 
+def test_only_rasters_of_the_same_prediction(
+        cheap, scene_file, noise, tmp_path):
+    scene = scene_file(tmp_path / 'scene.tif', noise(48, 64))
+    out = tmp_path / 'out.vrt'
+    options = dict(output_format='vrt', stac=tmp_path / 'out.json')
+    for settings, names in (
+            (dict(probabilities='uint8'), {'classes', 'probabilities'}),
+            (dict(confidence='entropy'), {'classes', 'confidence'})):
+        predict_raster(cheap(), scene, out, **options, **settings)
+        assets = json.loads((tmp_path / 'out.json').read_text())['assets']
+        assert set(assets) == names
+        assert {x['type'] for x in assets.values()} == {'application/xml'}
+
+
 @pytest.mark.parametrize('crs', [None, '+proj=eqc +R=1737400'])
 def test_without_a_place(item, crs):
     found = item(crs)
