@@ -6,7 +6,11 @@ from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from torch import nn
 
-from relay_seg.datasets import SceneDataset
+from relay_seg.datasets import (
+    SceneConcatDataset,
+    SceneDataset,
+    WindowSampler,
+)
 from relay_seg.datasets.balance import pixels_of_classes
 from relay_seg.rasters import choose_bands, open_raster
 from relay_seg.transforms import ReadScene, ReadViews, SampleWindow
@@ -48,25 +52,28 @@ def check_data(model: Any, dataset: Any, name: str) -> None:
             _check_bands(model, part)
 
 
-def check_training(model: Any, dataset: Any, batch_size: int | None,
-                   samples: int) -> None:
+def check_training(model: Any, dataset: Any, sampler: Any,
+                   batch_size: int | None, samples: int) -> None:
     """As :func:`check_data`, and what would train badly is said.
 
     Args:
         model: Segmentor.
         dataset: Data set, or several in one.
+        sampler: Of the data loader.
         batch_size: Windows in a batch of one process.
         samples: Windows of one process in an epoch.
 
     Raises:
         ValueError: Model and data do not fit, no window fits into a scene
-            (``min_inside``), no pixel has a label, or a batch is too small
-            for batch norms.
+            (``min_inside``), no pixel has a label, samples are not drawn as
+            the data set says, or a batch is too small for batch norms.
     """
     check_data(model, dataset, 'training')
     _check_batch_norms(model, batch_size or 0, samples)
     for part in parts_of(dataset):
         if isinstance(part, SceneDataset):
+            _check_contexts(model, part)
+            _check_drawing(part, dataset, sampler)
             _check_windows(part)
             if is_main_process():
                 _check_classes(part)
@@ -117,6 +124,47 @@ def _check_bands(model: Any, dataset: SceneDataset) -> None:
                 f'and std are for {bands}; set them alike.')
         with open_raster(dataset.get_data_info(0)['img_path']) as raster:
             choose_bands(raster, step.bands, bands)
+
+
+def _check_contexts(model: Any, dataset: SceneDataset) -> None:
+    """Views of the same sizes may still show other surroundings."""
+    if not hasattr(model, 'contexts'):  # none of ours
+        return
+    for i, name in enumerate(('context_factors', 'context_reductions')):
+        ours, theirs = (tuple(context[i] for context in contexts)
+                        for contexts in (model.contexts, dataset.contexts))
+        if ours != theirs:
+            raise ValueError(
+                f'model.{name}={ours}, but the training data has '
+                f'train_dataloader.dataset.{name}={theirs}; set them alike '
+                '(of a plain model the data has none).')
+
+
+def _check_drawing(part: SceneDataset, dataset: Any, sampler: Any) -> None:
+    """Only numbers of ``WindowSampler`` draw, where they get through."""
+    numbers = isinstance(sampler, WindowSampler)
+    wrapper = _holds_numbers_back(dataset)
+    if numbers and wrapper:
+        raise ValueError(
+            f'{wrapper} does not pass on the numbers of WindowSampler, by '
+            'which samples are drawn; leave it out (samples_per_epoch says '
+            'how many are drawn) or use the ConcatDataset of mmseg.')
+    drawn = 'class_balanced=True' if part.class_balanced else (
+        "area='labelled'" if part.area == 'labelled' else None)
+    if drawn and not numbers:
+        raise ValueError(
+            f'{drawn} of the training data needs a WindowSampler, but '
+            f'train_dataloader.sampler is {type(sampler).__name__}, which '
+            'gives each scene as often; use a WindowSampler.')
+
+
+def _holds_numbers_back(dataset: Any) -> str | None:
+    """The kind of data set around others that draws no samples, if any."""
+    if isinstance(dataset, SceneConcatDataset):
+        return next(filter(None, map(_holds_numbers_back, dataset.datasets)),
+                    None)
+    return None if isinstance(dataset, SceneDataset) else (
+        type(dataset).__name__)
 
 
 def _check_batch_norms(model: nn.Module, batch_size: int,

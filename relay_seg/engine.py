@@ -69,8 +69,8 @@ class RelayRunner(Runner):
         if self.train_loop is not None:
             loader = self.train_dataloader
             check_training(
-                self._bare_model, loader.dataset, loader.batch_size,
-                0 if loader.drop_last or isinstance(
+                self._bare_model, loader.dataset, loader.sampler,
+                loader.batch_size, 0 if loader.drop_last or isinstance(
                     loader.sampler, InfiniteSampler) else len(loader.sampler))
         if self.val_loop is not None:
             check_data(self._bare_model, self.val_dataloader.dataset,
