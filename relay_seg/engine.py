@@ -1,7 +1,7 @@
 """From a config to a run of the host's runner."""
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
@@ -16,11 +17,14 @@ from torch import nn
 from relay_seg.checkpoints import (
     CheckpointError,
     check_class_order,
+    check_optimizer,
     is_training_state,
     last_loadable,
     model_weights,
     place_weights,
     register_loaders,
+    trained_weights,
+    warn_of_settings,
     with_our_names,
     with_own_classifier,
 )
@@ -107,6 +111,11 @@ class RelayRunner(Runner):
         wanted = lengths(self.param_schedulers)
         super().resume(*args, **kwargs)
         follow_new_length(self, wanted, self._schedules)
+        if self.iter >= self.max_iters:
+            self.logger.warning(
+                f'The checkpoint is at iteration {self.iter} of '
+                f'{self.max_iters}: nothing is left to train. To go on, set '
+                'train_cfg to more iterations or epochs.')
 
     def load_or_resume(self) -> None:
         if self._resume and not self._has_loaded:
@@ -136,9 +145,13 @@ class RelayRunner(Runner):
             self._check_training_state(checkpoint, filename)
         if self._resume or not self._trains:
             check_class_order(checkpoint, self._classes, filename)
+            warn_of_settings(checkpoint, self.cfg, filename)
         # Before hooks look at it: one of averaged weights copies them.
-        weights = with_our_names(
-            self.model, model_weights(checkpoint, filename), filename)
+        weights: Mapping = model_weights(checkpoint, filename)
+        if self._resume and not any(
+                isinstance(hook, EMAHook) for hook in self.hooks):
+            weights = trained_weights(checkpoint, weights, filename)
+        weights = with_our_names(self.model, weights, filename)
         if self._trains and not self._resume:
             weights = with_own_classifier(self.model, weights, filename)
         checkpoint = (checkpoint if 'state_dict' in checkpoint else {}) | dict(
@@ -161,6 +174,7 @@ class RelayRunner(Runner):
         if groups is not None and optimizer is not None:
             _compare('groups of parameters in the optimiser', len(groups),
                      len(optimizer.param_groups), filename, remedy)
+            check_optimizer(groups, optimizer, filename, remedy)
         saved = checkpoint.get('param_schedulers')
         if isinstance(saved, list) and isinstance(self.param_schedulers, list):
             _compare('schedules of the learning rate', len(saved),

@@ -267,3 +267,15 @@ def test_a_seed_leaves_the_rest_and_pictures_are_drawn(scenes, tmp_path):
     assert results[0]['confusion'] != results[1]['confusion']
     picture = np.asarray(Image.open(tmp_path / 'test/confusion.png'))
     assert picture.std() > 0
+
+
+@pytest.mark.parametrize('fusion', ['sequential', 'mean'])
+def test_a_test_says_what_training_had_otherwise(scenes, tmp_path, capsys,
+                                                 fusion):
+    run(scenes, tmp_path / 'run')
+    run(scenes, tmp_path / 'test', True, **{
+        'load_from': str(tmp_path / 'run/iter_1.pth'),
+        'model.backbone.fusion': fusion})
+    said = ''.join(capsys.readouterr())
+    assert ("fusion='sequential', here 'mean'" in said) == (fusion == 'mean')
+    assert ('other settings' in said) == (fusion == 'mean')
