@@ -3,7 +3,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 from torch import nn
 
 from relay_seg.datasets import (
@@ -12,6 +14,7 @@ from relay_seg.datasets import (
     WindowSampler,
 )
 from relay_seg.datasets.balance import pixels_of_classes
+from relay_seg.evaluation import ConfusionMetric
 from relay_seg.rasters import choose_bands, open_raster
 from relay_seg.transforms import ReadScene, ReadViews, SampleWindow
 
@@ -77,6 +80,41 @@ def check_training(model: Any, dataset: Any, sampler: Any,
             _check_windows(part)
             if is_main_process():
                 _check_classes(part)
+
+
+def check_monitors(runner: Runner) -> None:
+    """Is what hooks and schedules look at among what is measured?
+
+    Args:
+        runner: With a validation; nothing is known of others' metrics.
+
+    Raises:
+        ValueError: It is not.
+    """
+    metrics: Any = runner.val_loop.evaluator.metrics
+    if not all(isinstance(metric, ConfusionMetric) for metric in metrics):
+        return
+    known = [name for metric in metrics for name in metric.names]
+    for what, name in _monitored(runner):
+        if name not in known:
+            raise ValueError(
+                f'{what}={name!r}, but the validation does not measure that; '
+                f'use one of {known}.')
+
+
+def _monitored(runner: Runner) -> Iterator[tuple[str, str]]:
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            for name in hook.save_best or ():
+                if name != 'auto':
+                    yield 'save_best of CheckpointHook', name
+        elif isinstance(hook, EarlyStoppingHook):
+            yield 'monitor of EarlyStoppingHook', hook.monitor
+    schedules: Any = runner.param_schedulers
+    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+        kind = str(schedule.get('type')) if isinstance(schedule, dict) else ''
+        if 'ReduceOnPlateau' in kind:
+            yield f'monitor of {kind}', schedule.get('monitor', 'loss')
 
 
 def parts_of(dataset: Any) -> Iterator[Any]:

@@ -33,6 +33,9 @@ from relay_seg.schedules import follow_new_length, lengths, rising
 
 #: Of float32 matrix products, as PyTorch names them.
 MATMUL_PRECISIONS = 'highest', 'high', 'medium'
+#: Settings of a process, all but the last of the host.
+ENVIRONMENT = {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit',
+               'matmul_precision'}
 
 
 class RelayRunner(Runner):
@@ -59,6 +62,10 @@ class RelayRunner(Runner):
                 (the default), 'high' (TF32 on GPUs that have it) or
                 'medium', see ``torch.set_float32_matmul_precision``.
         """
+        unknown = set(env_cfg) - ENVIRONMENT
+        if unknown:
+            raise ValueError(f'env_cfg has {sorted(unknown)}, which nothing '
+                             f'reads; it takes {sorted(ENVIRONMENT)}.')
         precision = env_cfg.get('matmul_precision', 'highest')
         if precision not in MATMUL_PRECISIONS:
             raise ValueError(f'matmul_precision={precision!r} in env_cfg; use '
@@ -68,7 +75,11 @@ class RelayRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train, if model and data fit."""
-        from relay_seg.checking import check_data, check_training
+        from relay_seg.checking import (
+            check_data,
+            check_monitors,
+            check_training,
+        )
         self._trains = True
         if self.train_loop is not None:
             loader = self.train_dataloader
@@ -79,6 +90,7 @@ class RelayRunner(Runner):
         if self.val_loop is not None:
             check_data(self._bare_model, self.val_dataloader.dataset,
                        'validation')
+            check_monitors(self)
         return super().train()
 
     def test(self) -> dict:

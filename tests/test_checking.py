@@ -196,6 +196,29 @@ def test_a_validation_of_one_class_chooses_no_model(tmp_path, make_scene,
     assert ('true pixels of building only' in log(work)) == (classes == 1)
 
 
+@pytest.mark.parametrize('changed, message', [
+    ({'default_hooks.checkpoint.save_best': 'IoU/watr'},
+     r"save_best of CheckpointHook='IoU/watr'.*'mIoU'.*'IoU/water'"),
+    ({'default_hooks.stop': dict(
+        type='EarlyStoppingHook', monitor='mIuO', rule='greater')},
+     "monitor of EarlyStoppingHook='mIuO'"),
+    ({'param_scheduler': [dict(type='ReduceOnPlateauLR', by_epoch=False)]},
+     "monitor of ReduceOnPlateauLR='loss'")])
+def test_what_nobody_measures_is_not_looked_at(scenes, tmp_path, changed,
+                                               message):
+    with pytest.raises(ValueError, match=message):
+        run(scenes, tmp_path / 'run', **changed)
+
+
+@pytest.mark.parametrize('name, message', [
+    ('model.test_cfg.flip', r"test_cfg has \['flip'\].*'flips'"),
+    ('env_cfg.matmul_precison', r"matmul_precison'\].*'matmul_precision'")])
+def test_settings_that_nothing_reads_are_refused(scenes, tmp_path, name,
+                                                 message):
+    with pytest.raises(ValueError, match=message):
+        run(scenes, tmp_path / 'run', **{name: True})
+
+
 # Fine-tuning
 
 
