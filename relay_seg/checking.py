@@ -12,6 +12,7 @@ from relay_seg.datasets import (
     SceneConcatDataset,
     SceneDataset,
     WindowSampler,
+    parts_of,
 )
 from relay_seg.datasets.balance import pixels_of_classes
 from relay_seg.evaluation import ConfusionMetric
@@ -115,16 +116,6 @@ def _monitored(runner: Runner) -> Iterator[tuple[str, str]]:
         kind = str(schedule.get('type')) if isinstance(schedule, dict) else ''
         if 'ReduceOnPlateau' in kind:
             yield f'monitor of {kind}', schedule.get('monitor', 'loss')
-
-
-def parts_of(dataset: Any) -> Iterator[Any]:
-    """Data sets that a data set is made of; itself if of none."""
-    inside = getattr(dataset, 'datasets', None) or (
-        [dataset.dataset] if hasattr(dataset, 'dataset') else [])
-    for part in inside:
-        yield from parts_of(part)
-    if not inside:
-        yield dataset
 
 
 def heads_of(model: Any) -> Iterator[tuple[str, Any]]:
