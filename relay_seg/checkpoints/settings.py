@@ -125,7 +125,7 @@ def _arguments(name: str, before: Mapping,
     sides = [defaults | dict(side) for side in (before, now)]
     for side in sides:
         if side.get('context_reductions', 0) is None:
-            side['context_reductions'] = side['context_factors']
+            side['context_reductions'] = side.get('context_factors')
     return {f'{name}.{key}': tuple(side.get(key, UNKNOWN) for side in sides)
             for key in sorted({*before, *now}) if not OTHERS.fullmatch(key)}
 

@@ -54,6 +54,15 @@ def test_nothing_is_said_of_what_means_the_same(cfg, said, changed):
     assert not said
 
 
+def test_plain_models_are_compared(said):
+    cfg = load_config(RELAY.parents[1] / 'plain/swin2_n_dubai.py')
+    now = cfg.copy()
+    now.merge_from_dict({'model.backbone.patch_size': 8})
+    for changed in (cfg, now):
+        warn_of_settings(dict(meta=dict(cfg=cfg.pretty_text)), changed, 'a')
+    assert len(said) == 1 and 'patch_size=4, here 8' in said[0]
+
+
 @pytest.mark.parametrize('text', [
     None, 7, 'model = (', '(' * 10**5, '-' * 10**5 + '1', 'x\0y', 'a' * 2**21,
     'model = dict(backbone=__import__("os").abort(), context_factors=abort())',
