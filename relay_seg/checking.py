@@ -15,7 +15,6 @@ from relay_seg.datasets import (
     parts_of,
 )
 from relay_seg.datasets.balance import pixels_of_classes
-from relay_seg.evaluation import ConfusionMetric
 from relay_seg.rasters import choose_bands, open_raster
 from relay_seg.transforms import ReadScene, ReadViews, SampleWindow
 
@@ -87,13 +86,14 @@ def check_monitors(runner: Runner) -> None:
     """Is what hooks and schedules look at among what is measured?
 
     Args:
-        runner: With a validation; nothing is known of others' metrics.
+        runner: With a validation. Of metrics that do not tell their names,
+            as ``ConfusionMetric`` does, nothing is known.
 
     Raises:
         ValueError: It is not.
     """
     metrics: Any = runner.val_loop.evaluator.metrics
-    if not all(isinstance(metric, ConfusionMetric) for metric in metrics):
+    if not all(hasattr(metric, 'names') for metric in metrics):
         return
     known = [name for metric in metrics for name in metric.names]
     for what, name in _monitored(runner):
