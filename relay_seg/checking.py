@@ -3,10 +3,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 from torch import nn
 
-from relay_seg.datasets import SceneDataset
+from relay_seg.datasets import (
+    SceneConcatDataset,
+    SceneDataset,
+    WindowSampler,
+    parts_of,
+)
 from relay_seg.datasets.balance import pixels_of_classes
 from relay_seg.rasters import choose_bands, open_raster
 from relay_seg.transforms import ReadScene, ReadViews, SampleWindow
@@ -48,38 +55,67 @@ def check_data(model: Any, dataset: Any, name: str) -> None:
             _check_bands(model, part)
 
 
-def check_training(model: Any, dataset: Any, batch_size: int | None,
-                   samples: int) -> None:
+def check_training(model: Any, dataset: Any, sampler: Any,
+                   batch_size: int | None, samples: int) -> None:
     """As :func:`check_data`, and what would train badly is said.
 
     Args:
         model: Segmentor.
         dataset: Data set, or several in one.
+        sampler: Of the data loader.
         batch_size: Windows in a batch of one process.
         samples: Windows of one process in an epoch.
 
     Raises:
         ValueError: Model and data do not fit, no window fits into a scene
-            (``min_inside``), no pixel has a label, or a batch is too small
-            for batch norms.
+            (``min_inside``), no pixel has a label, samples are not drawn as
+            the data set says, or a batch is too small for batch norms.
     """
     check_data(model, dataset, 'training')
     _check_batch_norms(model, batch_size or 0, samples)
     for part in parts_of(dataset):
         if isinstance(part, SceneDataset):
+            _check_contexts(model, part)
+            _check_drawing(part, dataset, sampler)
             _check_windows(part)
             if is_main_process():
                 _check_classes(part)
 
 
-def parts_of(dataset: Any) -> Iterator[Any]:
-    """Data sets that a data set is made of; itself if of none."""
-    inside = getattr(dataset, 'datasets', None) or (
-        [dataset.dataset] if hasattr(dataset, 'dataset') else [])
-    for part in inside:
-        yield from parts_of(part)
-    if not inside:
-        yield dataset
+def check_monitors(runner: Runner) -> None:
+    """Is what hooks and schedules look at among what is measured?
+
+    Args:
+        runner: With a validation. Of metrics that do not tell their names,
+            as ``ConfusionMetric`` does, nothing is known.
+
+    Raises:
+        ValueError: It is not.
+    """
+    metrics: Any = runner.val_loop.evaluator.metrics
+    if not all(hasattr(metric, 'names') for metric in metrics):
+        return
+    known = [name for metric in metrics for name in metric.names]
+    for what, name in _monitored(runner):
+        if name not in known:
+            raise ValueError(
+                f'{what}={name!r}, but the validation does not measure that; '
+                f'use one of {known}.')
+
+
+def _monitored(runner: Runner) -> Iterator[tuple[str, str]]:
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            for name in hook.save_best or ():
+                if name != 'auto':
+                    yield 'save_best of CheckpointHook', name
+        elif isinstance(hook, EarlyStoppingHook):
+            yield 'monitor of EarlyStoppingHook', hook.monitor
+    schedules: Any = runner.param_schedulers
+    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+        kind = str(schedule.get('type')) if isinstance(schedule, dict) else ''
+        if 'ReduceOnPlateau' in kind:
+            yield f'monitor of {kind}', schedule.get('monitor', 'loss')
 
 
 def heads_of(model: Any) -> Iterator[tuple[str, Any]]:
@@ -117,6 +153,47 @@ def _check_bands(model: Any, dataset: SceneDataset) -> None:
                 f'and std are for {bands}; set them alike.')
         with open_raster(dataset.get_data_info(0)['img_path']) as raster:
             choose_bands(raster, step.bands, bands)
+
+
+def _check_contexts(model: Any, dataset: SceneDataset) -> None:
+    """Views of the same sizes may still show other surroundings."""
+    if not hasattr(model, 'contexts'):  # none of ours
+        return
+    for i, name in enumerate(('context_factors', 'context_reductions')):
+        ours, theirs = (tuple(context[i] for context in contexts)
+                        for contexts in (model.contexts, dataset.contexts))
+        if ours != theirs:
+            raise ValueError(
+                f'model.{name}={ours}, but the training data has '
+                f'train_dataloader.dataset.{name}={theirs}; set them alike '
+                '(of a plain model the data has none).')
+
+
+def _check_drawing(part: SceneDataset, dataset: Any, sampler: Any) -> None:
+    """Only numbers of ``WindowSampler`` draw, where they get through."""
+    numbers = isinstance(sampler, WindowSampler)
+    wrapper = _holds_numbers_back(dataset)
+    if numbers and wrapper:
+        raise ValueError(
+            f'{wrapper} does not pass on the numbers of WindowSampler, by '
+            'which samples are drawn; leave it out (samples_per_epoch says '
+            'how many are drawn) or use the ConcatDataset of mmseg.')
+    drawn = 'class_balanced=True' if part.class_balanced else (
+        "area='labelled'" if part.area == 'labelled' else None)
+    if drawn and not numbers:
+        raise ValueError(
+            f'{drawn} of the training data needs a WindowSampler, but '
+            f'train_dataloader.sampler is {type(sampler).__name__}, which '
+            'gives each scene as often; use a WindowSampler.')
+
+
+def _holds_numbers_back(dataset: Any) -> str | None:
+    """The kind of data set around others that draws no samples, if any."""
+    if isinstance(dataset, SceneConcatDataset):
+        return next(filter(None, map(_holds_numbers_back, dataset.datasets)),
+                    None)
+    return None if isinstance(dataset, SceneDataset) else (
+        type(dataset).__name__)
 
 
 def _check_batch_norms(model: nn.Module, batch_size: int,

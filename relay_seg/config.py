@@ -59,7 +59,11 @@ def load_config(path: str | Path,
     schedules, planned = deepcopy(cfg.get('param_scheduler')), run_length(cfg)
     hooks = _hook_types(cfg)
     _refuse_unread(cfg, options or {})
-    cfg.merge_from_dict(dict(options or {}))
+    _refuse_words(cfg, options or {})
+    try:
+        cfg.merge_from_dict(dict(options or {}))
+    except (KeyError, TypeError) as error:  # of lists
+        raise ValueError(f'--cfg-options: {error.args[0]}') from error
     _compare_hooks(hooks, _hook_types(cfg))
     _let_workers_go(cfg)
     if planned and cfg.get('param_scheduler') == schedules:
@@ -118,6 +122,22 @@ def _refuse_unread(cfg: Config, options: Mapping[str, object]) -> None:
             'of a config once the file has been read. '
             + (f'Set {" and ".join(places[:6])}.' if places else
                'Give the whole dotted name, such as train_cfg.max_iters.'))
+
+
+def _refuse_words(cfg: Config, options: Mapping[str, object]) -> None:
+    """Words in the place of numbers are not understood where they arrive."""
+    for option, value in options.items():
+        before: Any = cfg
+        try:
+            for name in option.split('.'):
+                before = before[
+                    int(name) if isinstance(before, list) else name]
+        except (KeyError, IndexError, ValueError, TypeError):
+            continue  # is not there yet
+        if (isinstance(value, str) and isinstance(before, int | float)
+                and not isinstance(before, bool)):
+            raise ValueError(f'--cfg-options {option}={value}: the config has '
+                             f'a number there, {before}; give one, too.')
 
 
 def _leaves(value: Any, key: str = '') -> Iterator[str]:

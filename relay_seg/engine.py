@@ -1,7 +1,7 @@
 """From a config to a run of the host's runner."""
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
@@ -16,11 +17,14 @@ from torch import nn
 from relay_seg.checkpoints import (
     CheckpointError,
     check_class_order,
+    check_optimizer,
     is_training_state,
     last_loadable,
     model_weights,
     place_weights,
     register_loaders,
+    trained_weights,
+    warn_of_settings,
     with_our_names,
     with_own_classifier,
 )
@@ -29,6 +33,9 @@ from relay_seg.schedules import follow_new_length, lengths, rising
 
 #: Of float32 matrix products, as PyTorch names them.
 MATMUL_PRECISIONS = 'highest', 'high', 'medium'
+#: Settings of a process, all but the last of the host.
+ENVIRONMENT = {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit',
+               'matmul_precision'}
 
 
 class RelayRunner(Runner):
@@ -55,6 +62,10 @@ class RelayRunner(Runner):
                 (the default), 'high' (TF32 on GPUs that have it) or
                 'medium', see ``torch.set_float32_matmul_precision``.
         """
+        unknown = set(env_cfg) - ENVIRONMENT
+        if unknown:
+            raise ValueError(f'env_cfg has {sorted(unknown)}, which nothing '
+                             f'reads; it takes {sorted(ENVIRONMENT)}.')
         precision = env_cfg.get('matmul_precision', 'highest')
         if precision not in MATMUL_PRECISIONS:
             raise ValueError(f'matmul_precision={precision!r} in env_cfg; use '
@@ -64,17 +75,22 @@ class RelayRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train, if model and data fit."""
-        from relay_seg.checking import check_data, check_training
+        from relay_seg.checking import (
+            check_data,
+            check_monitors,
+            check_training,
+        )
         self._trains = True
         if self.train_loop is not None:
             loader = self.train_dataloader
             check_training(
-                self._bare_model, loader.dataset, loader.batch_size,
-                0 if loader.drop_last or isinstance(
+                self._bare_model, loader.dataset, loader.sampler,
+                loader.batch_size, 0 if loader.drop_last or isinstance(
                     loader.sampler, InfiniteSampler) else len(loader.sampler))
         if self.val_loop is not None:
             check_data(self._bare_model, self.val_dataloader.dataset,
                        'validation')
+            check_monitors(self)
         return super().train()
 
     def test(self) -> dict:
@@ -108,6 +124,11 @@ class RelayRunner(Runner):
         wanted = lengths(self.param_schedulers)
         super().resume(*args, **kwargs)
         follow_new_length(self, wanted, self._schedules)
+        if self.iter >= self.max_iters:
+            self.logger.warning(
+                f'The checkpoint is at iteration {self.iter} of '
+                f'{self.max_iters}: nothing is left to train. To go on, set '
+                'train_cfg to more iterations or epochs.')
 
     def load_or_resume(self) -> None:
         if self._resume and not self._has_loaded:
@@ -137,9 +158,13 @@ class RelayRunner(Runner):
             self._check_training_state(checkpoint, filename)
         if self._resume or not self._trains:
             check_class_order(checkpoint, self._classes, filename)
+            warn_of_settings(checkpoint, self.cfg, filename)
         # Before hooks look at it: one of averaged weights copies them.
-        weights = with_our_names(
-            self.model, model_weights(checkpoint, filename), filename)
+        weights: Mapping = model_weights(checkpoint, filename)
+        if self._resume and not any(
+                isinstance(hook, EMAHook) for hook in self.hooks):
+            weights = trained_weights(checkpoint, weights, filename)
+        weights = with_our_names(self.model, weights, filename)
         if self._trains and not self._resume:
             weights = with_own_classifier(self.model, weights, filename)
         checkpoint = (checkpoint if 'state_dict' in checkpoint else {}) | dict(
@@ -162,6 +187,7 @@ class RelayRunner(Runner):
         if groups is not None and optimizer is not None:
             _compare('groups of parameters in the optimiser', len(groups),
                      len(optimizer.param_groups), filename, remedy)
+            check_optimizer(groups, optimizer, filename, remedy)
         saved = checkpoint.get('param_schedulers')
         if isinstance(saved, list) and isinstance(self.param_schedulers, list):
             _compare('schedules of the learning rate', len(saved),

@@ -65,6 +65,49 @@ def test_bands(scenes, tmp_path, changed, message):
         run(scenes, tmp_path / 'run', **changed)
 
 
+@pytest.mark.parametrize('config, changed, message', [
+    (RELAY, {'train_dataloader.dataset.context_factors': (8, )},
+     r'model.context_factors=\(4,\).*dataset.context_factors=\(8,\)'),
+    (RELAY, {'train_dataloader.dataset.context_reductions': (2, )},
+     r'model.context_reductions=\(4,\).*context_reductions=\(2,\)'),
+    (PLAIN, {'train_dataloader.dataset.context_factors': (4, )},
+     r'model.context_factors=\(\).*context_factors=\(4,\)')])
+def test_surroundings_of_model_and_data(scenes, tmp_path, config, changed,
+                                        message):
+    with pytest.raises(ValueError, match=message):
+        run(scenes, tmp_path / 'run', config=config, **changed | {
+            'model.loss_global': None, 'model.loss_agree': None}
+            if config == RELAY else changed)
+
+
+REPEATED = dict(type='RepeatDataset', times=2)
+
+
+@pytest.mark.parametrize('changed, message', [
+    (dict(sampler=dict(type='DefaultSampler', _delete_=True),
+          dataset=dict(class_balanced=True)),
+     'class_balanced=True.*sampler is DefaultSampler'),
+    (dict(sampler=dict(type='InfiniteSampler', _delete_=True),
+          dataset=dict(area='labelled')), "area='labelled'.*InfiniteSampler"),
+    (REPEATED, 'RepeatDataset does not pass on the numbers'),
+    (dict(type='ConcatDataset', inside=REPEATED), 'RepeatDataset does not')])
+def test_samples_that_would_not_be_drawn(scenes, tmp_path, changed, message):
+    cfg = load_config(ROOT / RELAY, options(scenes, 1)[1:])
+    (scenes / 'manifest.json').write_text(json.dumps(dict(scenes=[
+        dict(image=dict(path=f'img_dir/train/{name}.tif'),
+             class_pixels=[1] * 5) for name in 'ab'])))
+    loader = cfg.train_dataloader
+    if 'type' not in changed:
+        cfg.merge_from_dict(dict(train_dataloader=changed))
+    else:
+        repeated = dict(REPEATED, dataset=loader.dataset)
+        loader.dataset = repeated if changed is REPEATED else dict(
+            type='ConcatDataset', datasets=[loader.dataset, repeated])
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path / 'run'), launcher='none'))
+    with pytest.raises(ValueError, match=message):
+        build_runner(cfg).train()
+
+
 def test_windows_larger_than_scenes_are_said(scenes, tmp_path):
     run(scenes, tmp_path / 'run', **{
         'train_dataloader.dataset.pipeline.0.window': (160, 160),
@@ -153,6 +196,29 @@ def test_a_validation_of_one_class_chooses_no_model(tmp_path, make_scene,
     assert ('true pixels of building only' in log(work)) == (classes == 1)
 
 
+@pytest.mark.parametrize('changed, message', [
+    ({'default_hooks.checkpoint.save_best': 'IoU/watr'},
+     r"save_best of CheckpointHook='IoU/watr'.*'mIoU'.*'IoU/water'"),
+    ({'default_hooks.stop': dict(
+        type='EarlyStoppingHook', monitor='mIuO', rule='greater')},
+     "monitor of EarlyStoppingHook='mIuO'"),
+    ({'param_scheduler': [dict(type='ReduceOnPlateauLR', by_epoch=False)]},
+     "monitor of ReduceOnPlateauLR='loss'")])
+def test_what_nobody_measures_is_not_looked_at(scenes, tmp_path, changed,
+                                               message):
+    with pytest.raises(ValueError, match=message):
+        run(scenes, tmp_path / 'run', **changed)
+
+
+@pytest.mark.parametrize('name, message', [
+    ('model.test_cfg.flip', r"test_cfg has \['flip'\].*'flips'"),
+    ('env_cfg.matmul_precison', r"matmul_precison'\].*'matmul_precision'")])
+def test_settings_that_nothing_reads_are_refused(scenes, tmp_path, name,
+                                                 message):
+    with pytest.raises(ValueError, match=message):
+        run(scenes, tmp_path / 'run', **{name: True})
+
+
 # Fine-tuning
 
 
@@ -224,3 +290,15 @@ def test_a_seed_leaves_the_rest_and_pictures_are_drawn(scenes, tmp_path):
     assert results[0]['confusion'] != results[1]['confusion']
     picture = np.asarray(Image.open(tmp_path / 'test/confusion.png'))
     assert picture.std() > 0
+
+
+@pytest.mark.parametrize('fusion', ['sequential', 'mean'])
+def test_a_test_says_what_training_had_otherwise(scenes, tmp_path, capsys,
+                                                 fusion):
+    run(scenes, tmp_path / 'run')
+    run(scenes, tmp_path / 'test', True, **{
+        'load_from': str(tmp_path / 'run/iter_1.pth'),
+        'model.backbone.fusion': fusion})
+    said = ''.join(capsys.readouterr())
+    assert ("fusion='sequential', here 'mean'" in said) == (fusion == 'mean')
+    assert ('other settings' in said) == (fusion == 'mean')

@@ -290,6 +290,16 @@ def test_an_option_that_nothing_reads_is_refused(option, place):
         load_config(ROOT / RELAY, {option: 1})
 
 
+@pytest.mark.parametrize('option, value, message', [
+    ('param_scheduler.7.end', 3, 'Index 7 exceeds the length'),
+    ('param_scheduler.1.end', 'abc', 'a number there, 300'),
+    ('train_cfg.max_iters', 'abc', 'max_iters=abc: .*a number there, 300'),
+    ('optim_wrapper.optimizer.lr', 'abc', 'lr=abc: .*a number there, 0.001')])
+def test_an_option_of_another_kind_is_refused(option, value, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(ROOT / RELAY, {option: value})
+
+
 def test_all_that_is_read_may_be_set():
     assert load_config(ROOT / RELAY, {'compile': True, 'sync_bn': 'torch'})
 

@@ -109,6 +109,34 @@ def test_relay_model_is_tested_and_drawn(trained, module_scenes, tmp_path):
                       module_scenes)
 
 
+def test_a_config_that_resumes_and_joins_is_tested(trained, module_scenes,
+                                                  tmp_path):
+    """Scenes of two data sets, of the named file and no other one."""
+    config = tmp_path / 'joined.py'
+    config.write_text(f"""
+_base_ = '{ROOT / RELAY}'
+resume = True
+load_from = 'another.pth'
+part = _base_.test_dataloader.dataset
+two = [dict(part, data_root='{module_scenes}', data_prefix=dict(
+    img_path=f'img_dir/{{split}}', seg_map_path=f'ann_dir/{{split}}'))
+    for split in ('test', 'val')]
+for split, bands in zip(two, ([1, 2, 3], [3, 2, 1])):
+    split['pipeline'] = [
+        dict(type='ReadScene', num_bands=3, bands=bands), dict(
+            type='PackViews')]
+test_dataloader = dict(dataset=dict(
+    _delete_=True, type='ConcatDataset', datasets=two))
+""")
+    key, *given = options(module_scenes)
+    given = [x for x in given if not x.startswith('test_dataloader.dataset')]
+    call('tools/test.py', config, trained / 'iter_8.pth', '--work-dir',
+         tmp_path, '--out', tmp_path / 'ids', '--show-dir',
+         tmp_path / 'pictures', key, *given)
+    assert len([*(tmp_path / 'ids').rglob('*.tif')]) == 4
+    assert len([*(tmp_path / 'pictures').rglob('*.png')]) == 4
+
+
 def test_plain_twin_runs_through_the_same_tools(module_scenes, tmp_path):
     call('tools/train.py', PLAIN, '--work-dir', tmp_path,
          *options(module_scenes, 2))

@@ -129,7 +129,20 @@ def test_windows_lie_on_the_grid_of_the_coarsest_view():
     for _ in range(50):
         window = sample(dict(scene_shape=(500, 500),
                              contexts=contexts_of((4, ))))['window']
-        assert window.top % 8 == window.left % 8 == 0
+        for at in window[:2]:
+            assert at % 8 == 0 or at == 500 - 64
+
+
+@pytest.mark.parametrize('side', [570, 571, 576, 480])
+def test_both_borders_are_seen_as_often(side):
+    sample = SampleWindow((512, 512), (128, 128), scale_prob=0.,
+                          rotate_prob=0.)
+    info = dict(scene_shape=(side, side), contexts=contexts_of((4, )))
+    starts = np.array([sample(dict(info))['window'][:2] for _ in range(2000)])
+    low, high = sorted((0, side - 512))
+    assert starts.min() == low and starts.max() == high
+    assert (starts == low).mean() == pytest.approx(
+        (starts == high).mean(), abs=0.04)
 
 
 def test_half_of_the_windows_are_scaled_and_half_are_turned():

@@ -68,7 +68,8 @@ def test(args: argparse.Namespace) -> None:
     cfg.work_dir = args.work_dir or cfg.get(
         'work_dir', f'work_dirs/{Path(args.config).stem}')
     cfg.launcher = args.launcher
-    cfg.load_from = args.checkpoint
+    # A config that resumes would look for another file.
+    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.out or args.show_dir:
         cfg.custom_hooks = [
             *cfg.get('custom_hooks', []),

@@ -14,7 +14,7 @@ from .namings import (
     timm,
     timm_vit,
 )
-from .placing import CLASS_TOKENS, RELAY, TOKENS, TWIN
+from .placing import CLASS_TOKENS, LORA, RELAY, TOKENS, TWIN
 from .pretrained import share, summary
 from .reading import read_checkpoint
 from .unwrapping import Unwrapped, split, unwrap
@@ -35,7 +35,8 @@ def convert_checkpoint(source: str, out: str | Path, target: str, *,
                        trust: bool = False) -> str:
     """Turn a checkpoint into one of another naming or kind.
 
-    ``mmpretrain`` and ``timm`` give a bare plain backbone. ``relay`` and
+    ``mmpretrain`` and ``timm`` give a bare plain backbone, with what LoRA
+    learned added to its weights. ``relay`` and
     ``plain`` give a segmentor if the file holds one, and a bare backbone
     otherwise: ``plain`` leaves out what relay adds, ``relay`` gives the
     global views copies of the local stem where they have none. Relay tokens
@@ -140,9 +141,24 @@ def _backbone(ours: Weights, naming: Naming, target: str,
         dropped += [k for k in kept if TABLES.search(k)]
         kept = {k: v for k, v in kept.items() if not TABLES.search(k)}
     if target in PLAIN:
+        kept = _without_lora(kept)
         kept, left = PLAIN[target][naming.family].from_ours(kept)
         dropped += left
     return kept, copied, dropped
+
+
+def _without_lora(weights: Weights) -> Weights:
+    """Weights with what LoRA learned beside them added: W + BA."""
+    merged = {k: v for k, v in weights.items() if not LORA.search(k)}
+    for layer in {LORA.sub('', k) for k in weights.keys() - merged.keys()}:
+        names = [f'{layer}.{part}' for part in ('weight', 'lora_b', 'lora_a')]
+        missing = [name for name in names if name not in weights]
+        if missing:
+            raise ValueError(f'the LoRA of {layer} lacks '
+                             f'{", ".join(missing)}: the file is not whole.')
+        plain, b, a = (weights[name] for name in names)
+        merged[names[0]] = (plain.float() + b.float() @ a.float()).to(plain)
+    return merged
 
 
 def _has_rows(ours: Weights, tokens: int) -> bool:

@@ -1,15 +1,18 @@
 """The checkpoint to go on from."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
+from torch.optim import Optimizer
 
 from .content import check_finite, meta_of, model_weights
 from .errors import CheckpointError, UnsafeCheckpointError
 
 #: What a run needs to go on as if it had never stopped.
 TRAINING = 'state_dict', 'optimizer', 'message_hub', 'meta'
+#: Settings of optimisers that say how, not what, is computed.
+IMPLEMENTATION = 'foreach', 'fused', 'capturable', 'differentiable'
 
 
 def last_loadable(work_dir: str | Path) -> str | None:
@@ -66,6 +69,65 @@ def is_training_state(checkpoint: dict) -> bool:
     return all(isinstance(checkpoint.get(k), Mapping) for k in TRAINING) and (
         all(isinstance(meta_of(checkpoint).get(k), int)
             for k in ('epoch', 'iter')))
+
+
+def check_optimizer(groups: Sequence[Mapping], optimizer: Optimizer,
+                    source: str | Path, remedy: str) -> None:
+    """Refuse the state of another optimiser; tell of settings that go on.
+
+    Args:
+        groups: Of parameters, of the checkpoint.
+        optimizer: Of this run, with as many.
+        source: Where the checkpoint comes from.
+        remedy: How to train on with other settings.
+
+    Raises:
+        CheckpointError: Settings that this optimiser needs are not there.
+    """
+    kind = type(optimizer).__name__
+    needed = [key for key, value in optimizer.defaults.items()
+              if isinstance(value, int | float | tuple)
+              and key not in IMPLEMENTATION]
+    differing: dict[str, str] = {}
+    for before, now in zip(groups, optimizer.param_groups):
+        missing = [key for key in needed if key not in before
+                   and not isinstance(now[key], bool)]
+        if missing:
+            raise CheckpointError(
+                f'{source} holds the state of another optimiser than {kind}: '
+                f'it has no {", ".join(missing)}. Resume with the config it '
+                f'was written with. {remedy}')
+        for key in needed:
+            old, new = (group.get(f'initial_{key}', group.get(key))
+                        for group in (before, now))
+            if key in before and old != new:
+                differing.setdefault(key, f'{key}={old} (not {new})')
+    if differing:
+        MMLogger.get_current_instance().warning(
+            f'{source} goes on with the settings that its optimiser had, not '
+            f'with those of this config: {", ".join(differing.values())}. '
+            f'{remedy}')
+
+
+def trained_weights(checkpoint: Mapping, weights: Mapping,
+                    source: str | Path) -> Mapping:
+    """The weights that the optimiser trained, not their running average.
+
+    Args:
+        checkpoint: With averaged weights as the model's where ``EMAHook``
+            wrote it, which keeps those of training elsewhere.
+        weights: Those of the model in it.
+        source: Where it comes from.
+    """
+    kept = checkpoint.get('ema_state_dict')
+    if not isinstance(kept, Mapping):
+        return weights
+    MMLogger.get_current_instance().warning(
+        f'{source} was written with an EMAHook, this run has none: it goes '
+        'on with the weights that were trained and averages them no longer. '
+        'Add the hook to custom_hooks to go on averaging.')
+    return {key: kept.get(f'module.{key}', value)
+            for key, value in weights.items()}
 
 
 def _candidates(work_dir: Path) -> tuple[Path | None, list[Path]]:

@@ -4,11 +4,11 @@ from .dubai import DubaiDataset
 from .gleason import GleasonDataset
 from .sampling import WindowSampler
 from .scene_dataset import SceneDataset
-from .several import SceneConcatDataset
+from .several import SceneConcatDataset, parts_of, steps_of
 from .urur import URURDataset
 
 __all__ = [
     'ArchaeoscapeDataset', 'CityscapesSceneDataset', 'DubaiDataset',
     'GleasonDataset', 'SceneConcatDataset', 'SceneDataset', 'URURDataset',
-    'WindowSampler'
+    'WindowSampler', 'parts_of', 'steps_of'
 ]

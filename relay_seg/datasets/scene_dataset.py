@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,12 @@ class SceneDataset(BaseSegDataset):
                  spread: int | None = None,
                  conversion: Mapping[str, Sequence] | None = None,
                  **kwargs) -> None:
+        known = signature(BaseSegDataset).parameters.keys()
+        unknown = sorted(kwargs.keys() - known)
+        if unknown:
+            own = signature(SceneDataset).parameters.keys() - {'kwargs'}
+            raise ValueError(f'{type(self).__name__} takes no {unknown}; it '
+                             f'takes {sorted(own | known)}.')
         if area not in AREAS:
             raise ValueError(f'area={area!r}; use one of {AREAS}.')
         if spread is not None and spread < 1:

@@ -1,3 +1,6 @@
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 from mmengine.dataset import ConcatDataset
 from mmseg.registry import DATASETS
@@ -26,3 +29,25 @@ class SceneConcatDataset(ConcatDataset):
         np.random.seed([*seed_words(idx), 1])
         part = draw_scene(np.array([x.areas.sum() for x in self.datasets]))
         return self.datasets[part][idx]
+
+
+def parts_of(dataset: Any) -> Iterator[Any]:
+    """Data sets that a data set is made of; itself if of none."""
+    inside = getattr(dataset, 'datasets', None) or (
+        [dataset.dataset] if hasattr(dataset, 'dataset') else [])
+    for part in inside:
+        yield from parts_of(part)
+    if not inside:
+        yield dataset
+
+
+def steps_of(dataset: Any, index: int) -> Sequence[Any]:
+    """Steps of the pipeline through which a scene of a data set passes."""
+    while hasattr(dataset, '_get_ori_dataset_idx'):  # around others
+        where = dataset._get_ori_dataset_idx(index)
+        if isinstance(dataset, ConcatDataset):
+            part, index = where
+            dataset = dataset.datasets[part]
+        else:
+            dataset, index = dataset.dataset, where
+    return dataset.pipeline.transforms

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relay_seg.class_ids import IGNORE
 
-from .report import MetricReport, SceneCount, make_report
+from .report import MetricReport, SceneCount, make_report, means
 
 CHUNK = 2**22  # pixels counted at a time: their 64-bit indices take 32 MB
 
@@ -94,6 +94,14 @@ class ConfusionMetric(BaseMetric):
                  prefix: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ignore_index = ignore_index
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all that is measured, once the data set is known."""
+        names = [*means(np.zeros((1, 1))), *(
+            f'IoU/{name}' for name in self.dataset_meta['classes'])]
+        return [f'{self.prefix}/{name}' if self.prefix else name
+                for name in names]
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Count one matrix for each scene, so that each counts once."""

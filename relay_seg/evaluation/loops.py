@@ -12,6 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from relay_seg.datasets import parts_of, steps_of
 from relay_seg.datasets.labels import IGNORE, as_ids, map_labels
 from relay_seg.hooks import WritePredictions
 from relay_seg.inference.deciding import (
@@ -61,7 +62,8 @@ class SceneList:
         for index in self.sampler:
             info = self.dataset.get_data_info(index)
             sample = SegDataSample(metainfo={
-                key: info[key] for key in METAS if key in info})
+                key: info[key] for key in METAS if key in info} | dict(
+                    bands=steps_of(self.dataset, index)[0].bands))
             yield dict(inputs=[], data_samples=[sample])
 
 
@@ -87,12 +89,14 @@ class _Streaming(_Loop):
 
     def _can_stream(self) -> bool:
         model, loader = self._model, self.dataloader
-        steps: Sequence = getattr(getattr(loader.dataset, 'pipeline', None),
-                        'transforms', ())
+        pipelines: list[Sequence] = [
+            getattr(getattr(part, 'pipeline', None), 'transforms', ())
+            for part in parts_of(loader.dataset)]
         return (isinstance(model, SlideEncoderDecoder)
                 and model.test_cfg.mode == 'slide' and not self.fp16
-                and loader.batch_size == 1 and len(steps) == 2
-                and isinstance(steps[0], ReadScene)
+                and loader.batch_size == 1
+                and all(len(steps) == 2 and isinstance(steps[0], ReadScene)
+                        for steps in pipelines)
                 and all(isinstance(metric, ConfusionMetric)
                         for metric in self.evaluator.metrics))
 
@@ -130,8 +134,7 @@ class _Streaming(_Loop):
         """
         model: SlideEncoderDecoder = self._model  # see _can_stream
         path = sample.img_path
-        reading = self.dataloader.dataset.pipeline.transforms[0]
-        source = RasterSource([path], bands_of(model, reading.bands))
+        source = RasterSource([path], bands_of(model, sample.bands))
         slide = model.slide(self.validation)
         plan = Plan(source.shape, slide.window, slide.stride, slide.blend,
                     slide.batch_size, model.contexts,

@@ -9,6 +9,7 @@ from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 from PIL.PngImagePlugin import PngInfo
 
+from relay_seg.datasets import steps_of
 from relay_seg.drawing import draw_prediction
 from relay_seg.rasters import (
     MARK,
@@ -40,6 +41,7 @@ class WritePredictions(Hook):
         self._folders = {suffix: Path(folder) for suffix, folder in (
             ('.tif', ids), ('.png', pictures)) if folder}
         self._names: dict[str, str] = {}
+        self._bands: dict[str, Sequence[int] | None] = {}
 
     def before_test(self, runner: Runner) -> None:
         """Names of the files.
@@ -49,6 +51,9 @@ class WritePredictions(Hook):
         """
         dataset = runner.test_dataloader.dataset
         infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+        self._bands = {
+            info['img_path']: getattr(steps_of(dataset, i)[0], 'bands', None)
+            for i, info in enumerate(infos)}
         self._names = distinct([info['img_path'] for info in infos])
         refuse_overwriting(
             {f'the prediction of {path}, {suffix}': self._path(path, suffix)
@@ -65,9 +70,7 @@ class WritePredictions(Hook):
                         data_batch: dict | None = None,
                         outputs: Sequence[SegDataSample] | None = None
                         ) -> None:
-        dataset = runner.test_dataloader.dataset
-        palette = dataset.metainfo['palette']
-        bands = getattr(dataset.pipeline.transforms[0], 'bands', None)
+        palette = runner.test_dataloader.dataset.metainfo['palette']
         for sample in outputs or ():
             path = sample.img_path
             pred = sample.pred_sem_seg.data[0].cpu().numpy()
@@ -80,7 +83,8 @@ class WritePredictions(Hook):
                 if 'gt_sem_seg' in sample:
                     truth = sample.gt_sem_seg.data[0].cpu().numpy()
                 picture = draw_prediction(
-                    Path(path), truth, pred, palette, bands)
+                    Path(path), truth, pred, palette,
+                    self._bands.get(path))
                 mark = PngInfo()
                 mark.add_text(MARK, 'picture')
                 with replacing(self._path(path, '.png')) as unfinished:

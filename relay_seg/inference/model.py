@@ -18,6 +18,7 @@ from relay_seg.checkpoints import (
     local_file,
     meta_of,
     sha256,
+    warn_of_settings,
 )
 from relay_seg.class_ids import spread_colours
 from relay_seg.segmentors.slide import SlideEncoderDecoder
@@ -58,6 +59,7 @@ def load_model(config: str | Path | Config, checkpoint: str | Path, *,
     loaded = load_weights(model, checkpoint, trust=trust)
     meta, own = meta_of(loaded).get('dataset_meta'), dataset_meta(cfg)
     check_class_order(loaded, own.get('classes') or (), checkpoint)
+    warn_of_settings(loaded, cfg, checkpoint)
     model.cfg = cfg
     model.dataset_meta = (meta if isinstance(meta, dict) else {}) | own
     model.checkpoint_sha256 = sha256(local_file(checkpoint))

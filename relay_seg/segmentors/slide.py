@@ -32,6 +32,9 @@ from relay_seg.views import (
 #: Windows in one forward pass where nobody says how many: on a CPU, and the
 #: fewest and the most on a GPU.
 ON_CPU, FEWEST, MOST = 8, 8, 256
+#: Settings of ``test_cfg``.
+TEST_CFG = {'mode', 'crop_size', 'stride', 'input_size', 'batch_size',
+            'blend', 'flips', 'val'}
 #: Axes along which a window is flipped, where ``flips`` is asked for.
 FLIPS = (-1, ), (-2, ), (-2, -1)
 #: Share of a GPU's memory that the windows of a pass may take.
@@ -124,6 +127,11 @@ class SlideEncoderDecoder(EncoderDecoder):
                  relative_bands: Sequence[int] = (),
                  channels_last: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)
+        unknown = set(self.test_cfg or ()) - TEST_CFG
+        if unknown:
+            raise ValueError(
+                f'model.test_cfg has {sorted(unknown)}, which nothing reads; '
+                f'it takes {sorted(TEST_CFG)}.')
         check_class_weights(self, self.out_channels)
         if channels_last:
             self.to(memory_format=torch.channels_last)

@@ -47,7 +47,7 @@ class SampleWindow(BaseTransform):
 
     Where a sample has a ``wanted_class``, the window lies around a place of
     that class. Other windows lie on the grid of the coarsest view, where
-    overviews hold its pixels.
+    overviews hold its pixels, or at the far border.
 
     Required Keys: scene_shape, contexts; with wanted_class, also
     seg_map_path and label_lookup; with min_inside, seg_map_path,
@@ -138,7 +138,7 @@ class SampleWindow(BaseTransform):
             free = results['scene_shape'][axis] - side
             low, high = min(free, 0), max(free, 0)
             if place is None:
-                at = step * (np.random.randint(low, high + 1) // step)
+                at = _draw_start(low, high, step)
             else:
                 at = place[axis] - np.random.randint(side)
             start.append(int(np.clip(at, low, high)))
@@ -183,6 +183,23 @@ class SampleWindow(BaseTransform):
         if not len(places):
             return None
         return places[np.random.randint(len(places))]
+
+
+def _draw_start(low: int, high: int, step: int) -> int:
+    """A multiple of the step from low to high, or the end that is none.
+
+    Each is as likely, so that both borders of a scene are seen as often.
+
+    Args:
+        low: 0, or below where the window is larger than the scene.
+        high: 0, or above where it is smaller.
+        step: Native pixels.
+    """
+    end = low + high
+    first = -(-low // step)
+    count = high // step - first + 1
+    i = np.random.randint(count + (end % step > 0))
+    return end if i == count else step * (first + i)
 
 
 def are_inside(points: np.ndarray, shape: tuple[int, int],

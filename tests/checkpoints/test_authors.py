@@ -129,6 +129,7 @@ def test_hooks_see_our_names(files, monkeypatch):
     """A hook that averages weights copies what it is shown."""
     runner = RelayRunner.__new__(RelayRunner)
     runner.model, runner._resume = build('swin_rt'), False
+    runner.cfg = Config()
     shown = []
     runner.logger = MMLogger.get_current_instance()
     monkeypatch.setattr(

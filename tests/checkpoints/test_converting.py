@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
-from relay_seg.backbones import RelaySwinV2, RelayViT
+from relay_seg.backbones import RelaySwinV2, RelayTimmViT, RelayViT
 from relay_seg.checkpoints import read_checkpoint
 from relay_seg.checkpoints.converting import convert_checkpoint
 from relay_seg.checkpoints.publishing import publish_checkpoint
@@ -88,6 +88,29 @@ def test_ours_to_timm_gives_the_same_output(kind, tmp_path, randomise):
     expected = theirs.forward_features(image)
     expected = expected.flatten(1, -2).mT.reshape(found.shape)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_lora_becomes_part_of_the_weights_for_timm(tmp_path, randomise):
+    settings = dict(img_size=64, embed_dim=12, depth=2, num_heads=3)
+    arch = 'vit_small_patch16_224'
+    ours = randomise(RelayTimmViT(
+        arch, 64, timm_cfg=settings, frozen=True, lora_rank=2, **ALONE))
+    source = write(ours, tmp_path / 'a.pth')
+    convert_checkpoint(source, tmp_path / 'b.pth', 'timm')
+    theirs = timm.create_model(arch, num_classes=0, **settings)
+    theirs.load_state_dict(read(tmp_path / 'b.pth'))
+    image = torch.randn(1, 3, 64, 64)
+    [[found]] = ours((image, ))
+    expected = theirs.forward_features(image)[:, 1:]
+    torch.testing.assert_close(found, expected.mT.reshape(found.shape),
+                               rtol=1e-4, atol=1e-5)
+
+    weights = ours.state_dict()
+    del weights['blocks.1.attn.qkv.lora_b']
+    torch.save(weights, source)
+    with pytest.raises(ValueError, match=r'lacks .*attn.qkv.lora_b'):
+        convert_checkpoint(source, tmp_path / 'b.pth', 'timm')
 
 
 @BOTH

@@ -252,6 +252,43 @@ def test_other_model_or_schedules_are_refused(stopped):
         tiny_runner(stopped, resume=True).train()
 
 
+def test_another_optimiser_is_refused(stopped):
+    for optimizer in (dict(type='SGD', lr=0.05), dict(type='RMSprop', lr=1)):
+        with pytest.raises(CheckpointError, match=(
+                f'another optimiser than {optimizer["type"]}: it has no')):
+            tiny_runner(stopped, resume=True, optimizer=optimizer).train()
+
+
+@pytest.mark.parametrize('optimizer, message', [
+    (dict(type='AdamW', lr=0.1, weight_decay=0.5),
+     'lr=0.05 (not 0.1), weight_decay=0.01 (not 0.5)'),
+    (dict(type='AdamW', lr=0.05, fused=False), None),
+    (dict(type='Adam', lr=0.05, weight_decay=0.01),
+     'decoupled_weight_decay=True (not False)')])
+def test_settings_of_the_optimiser_that_go_on_are_said(
+        stopped, warnings_of, optimizer, message):
+    tiny_runner(stopped, resume=True, optimizer=optimizer).train()
+    assert (message in warnings_of[0]) if message else not warnings_of
+
+
+def test_raw_weights_go_on_without_their_average(tmp_path, warnings_of):
+    tiny_runner(tmp_path, epochs=2, hooks=[EMAHook(momentum=0.5)]).train()
+    content = read_checkpoint(tmp_path / 'epoch_2.pth')
+    runner = tiny_runner(tmp_path, epochs=2, resume=True)
+    runner.train()
+    raw = content['ema_state_dict']['module.line.weight']
+    assert torch.equal(runner.model.line.weight, raw)
+    assert not torch.equal(raw, content['state_dict']['line.weight'])
+    assert 'EMAHook' in warnings_of[0]
+
+
+def test_a_run_that_is_done_says_so(stopped, monkeypatch):
+    runner, said = tiny_runner(stopped, epochs=2, resume=True), []
+    monkeypatch.setattr(runner.logger, 'warning', said.append)
+    runner.train()
+    assert 'iteration 12 of 8: nothing is left' in said[-1]
+
+
 def test_patience_goes_on(tmp_path):
     """Three validations without a better score, one of them before."""
     def run(epochs, scores, resume=False):

@@ -68,7 +68,8 @@ class StopAfter(Hook):
 
 def tiny_runner(work_dir, epochs=4, resume=False, scores=(), runner=None,
                 checkpoint='CheckpointHook', hooks=(), model=None,
-                load_from=None, schedules=None, **checkpoint_settings):
+                load_from=None, schedules=None, optimizer=None,
+                **checkpoint_settings):
     """A runner of the host, ours by default, with all its hooks.
 
     ``scores`` are those of the validations to come, one after each epoch.
@@ -80,7 +81,8 @@ def tiny_runner(work_dir, epochs=4, resume=False, scores=(), runner=None,
     settings = dict(
         model=model or Line(), work_dir=str(work_dir), train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.05)),
+        optim_wrapper=dict(optimizer=optimizer or dict(
+            type='AdamW', lr=0.05)),
         param_scheduler=[
             dict(type='LinearLR', by_epoch=False, end=6),
             *(schedules or [])],

@@ -60,6 +60,12 @@ def test_scenes_are_found_with_shape_and_label(scenes):
         assert scene['contexts'] == ((2, 2), (4, 4))
 
 
+def test_an_argument_that_is_none_is_named(scenes):
+    with pytest.raises(ValueError, match=(
+            r"SceneDataset takes no \['class_balancd'\].*'class_balanced'")):
+        build(scenes, class_balancd=True)
+
+
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
 def test_only_files_with_the_suffix_are_scenes(scenes, make_scene, suffix):
     make_scene(scenes, 'train', 'other', suffix=suffix)
