@@ -12,6 +12,7 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 
 from relay_seg.class_ids import IGNORE, spread_colours
+from relay_seg.datasets import steps_of
 from relay_seg.drawing import MARGIN, as_rgb, legend, thumbnail
 from relay_seg.hooks import WritePredictions
 from relay_seg.inference.model import classes_of
@@ -71,7 +72,9 @@ def test_pictures_show_the_bands_that_are_asked_for(write_raster, tmp_path):
     dataset = SimpleNamespace(
         metainfo=dict(palette=[(9, 9, 9)]),
         pipeline=Compose([ReadScene(num_bands=2, bands=[4, 2])]))
-    WritePredictions(pictures=tmp_path / 'pictures').after_test_iter(
+    hook = WritePredictions(pictures=tmp_path / 'pictures')
+    hook._bands = {str(path): steps_of(dataset, 0)[0].bands}
+    hook.after_test_iter(
         SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset)),
         0, outputs=[sample])
     picture = np.asarray(Image.open(tmp_path / 'pictures/a.png'))

@@ -110,7 +110,7 @@ def test_lora_becomes_part_of_the_weights_for_timm(tmp_path, randomise):
     del weights['blocks.1.attn.qkv.lora_b']
     torch.save(weights, source)
     with pytest.raises(ValueError, match=r'lacks .*attn.qkv.lora_b'):
-        convert_checkpoint(source, tmp_path / 'b.pth', 'timm')
+        convert_checkpoint(source, tmp_path / 'c.pth', 'timm')
 
 
 @BOTH

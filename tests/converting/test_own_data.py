@@ -115,7 +115,7 @@ def test_geotiffs_and_polygons(checkout, quick):
           rasterio.open('my_data/rasters/scene1.tif') as scene):
         assert ids.shape == scene.shape and ids.crs == scene.crs
         assert ids.transform == scene.transform
-        assert len(np.unique(ids.read(1))) > 1
+        assert ids.read(1).max() < 5  # classes everywhere
 
 
 @pytest.mark.parametrize('kind, dtype, bands', [
