@@ -126,11 +126,9 @@ def test_a_block_with_another_margin_is_cut_anew(raw, out, tmp_path):
                  300, '--margin', 100, '--model', 'swin2_n')
     fill(raw, labels, ('', ''), 900)
     assert convert(raw, out, *arguments) == 0
-    fill(raw, labels, ('', '', ''), 900)  # other draws
-    for number in range(2):  # the files of before
-        for folder in raw, labels:
-            path = folder / f's{number}.tif'
-            path.touch()
+    fill(tmp_path / 'more', tmp_path / 'more/labels', ('', '', ''), 900)
+    for folder, more in (raw, 'more'), (labels, 'more/labels'):  # other draws
+        shutil.copy(tmp_path / more / 's2.tif', folder)
     assert convert(raw, out, *arguments, '--clean') == 0
     fresh = tmp_path / 'fresh'
     assert convert(raw, fresh, *arguments) == 0
