@@ -83,10 +83,12 @@ def _value(node: ast.expr) -> Any:
         return tuple(map(_value, node.elts))
     if isinstance(node, ast.Dict):
         return {_value(key): _value(value) for key, value in zip(
-            node.keys, node.values) if isinstance(key, ast.Constant)}
+            node.keys, node.values)
+            if isinstance(key, ast.Constant) and isinstance(key.value, str)}
     if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
             and node.func.id == 'dict' and not node.args):
-        return {part.arg: _value(part.value) for part in node.keywords}
+        return {part.arg: _value(part.value) for part in node.keywords
+                if part.arg}
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
@@ -146,7 +148,9 @@ def _scene(before: Mapping, now: Mapping) -> dict[str, tuple[Any, ...]]:
         windows = _part(_part(cfg, 'model'), 'test_cfg')
         crop = windows.get('crop_size', UNKNOWN)
         dataset = _part(_part(cfg, 'test_dataloader'), 'dataset')
-        bands = [step.get('bands') for step in dataset.get('pipeline') or ()
+        steps = dataset.get('pipeline')
+        steps = steps if isinstance(steps, tuple) else ()
+        bands = [step.get('bands') for step in steps
                  if _part(dict(step=step), 'step').get('type') == 'ReadScene']
         sides.append({
             'model.test_cfg.crop_size': crop,

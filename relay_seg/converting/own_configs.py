@@ -1,4 +1,5 @@
 """Configs for one's own data, ready to train."""
+import ast
 import os
 import re
 import shlex
@@ -263,16 +264,17 @@ def _written(wanted: Wanted, out: Path) -> set[tuple[int, int]]:
     found = set()
     for path in wanted.folder.glob(f'datasets/{wanted.name}_*.py'):
         text = path.read_text()
-        root = re.search(r"^data_root = '(.*)'$", text, re.M)
+        root = re.search(r'^data_root = (.*)$', text, re.M)
         size = re.search(r'window=\((\d+), (\d+)\)', text)
         if not root or not size or not text.startswith(DATASET[:20]):
             continue
         height, width = map(int, size.groups())
         if path != _dataset_file(wanted, height):
             continue
-        if Path(root[1]) != out.resolve() and Path(root[1]).is_dir():
+        other = Path(ast.literal_eval(root[1]))
+        if other != out.resolve() and other.is_dir():
             raise ValueError(
-                f'{path} is the config of {root[1]}; choose another --name '
+                f'{path} is the config of {other}; choose another --name '
                 'or another folder with --configs.')
         found.add((height, width))
     return found

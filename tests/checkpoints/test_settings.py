@@ -73,6 +73,18 @@ def test_odd_texts_are_passed_over_in_silence(cfg, said, text):
     assert not said
 
 
+@pytest.mark.parametrize('text', [
+    "model = dict(type='A', **x, backbone=dict(**y, fusion='mean'))",
+    "model = {1: 2, 'backbone': {'fusion': 'mean', 3: 4}, **z}",
+    'model = dict(test_cfg=3)\ntest_dataloader = dict(dataset=dict('
+    'pipeline=steps))',
+    'model = dict(test_cfg=3)\ntest_dataloader = dict(dataset=dict('
+    'pipeline=7))'])
+def test_odd_values_end_nothing(cfg, said, text):
+    warn_of_settings(dict(meta=dict(cfg=text)), cfg, 'a.pth')
+    assert all('pipeline' not in line for line in said)
+
+
 def test_a_config_is_read_as_values():
     assert parse_config("a = [1, -2.5, dict(b='c', d=None)]\ne = {'f g': ()}"
                         ) == dict(a=(1, -2.5, dict(b='c', d=None)),

@@ -156,7 +156,7 @@ def test_configs_of_other_data_of_one_name_stay(raw, tmp_path, capsys):
     fill(raw, labels)
     arguments = ('--labels', labels, *IDS, '--test', 's3', '--configs',
                  configs)
-    assert convert(raw, tmp_path / 'x/town', *arguments) == 0
+    assert convert(raw, tmp_path / "x's/town", *arguments) == 0
     before = {path: path.read_text() for path in configs.rglob('*.py')}
     assert convert(raw, tmp_path / 'y/town', *arguments) == 2
     assert 'choose another --name' in ' '.join(
